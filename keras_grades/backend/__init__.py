@@ -1,0 +1,52 @@
+"""The few things that differ between TensorFlow, JAX and PyTorch.
+
+Each backend's module has the same functions:
+
+- `norms(tensors, norm)`: the norm of each tensor, in float32.
+- `update_active(update, gradients, variables, frozen)`: an optimizer's update
+  that leaves alone what is frozen.
+- `with_frozen_ratio(train_step, model)`: the train step with one more log.
+- `read(optimizer, model, output)`: the optimizer's state, on the host.
+- `sync(model)`: brings the variables up to date in the middle of `fit()`.
+- `check(model)`: refuses what cannot be done right.
+"""
+
+import keras
+
+if keras.backend.backend() == "jax":
+    from keras_grades.backend.jax import check
+    from keras_grades.backend.jax import norms
+    from keras_grades.backend.jax import read
+    from keras_grades.backend.jax import sync
+    from keras_grades.backend.jax import update_active
+    from keras_grades.backend.jax import with_frozen_ratio
+elif keras.backend.backend() == "tensorflow":
+    from keras_grades.backend.tensorflow import check
+    from keras_grades.backend.tensorflow import norms
+    from keras_grades.backend.tensorflow import read
+    from keras_grades.backend.tensorflow import sync
+    from keras_grades.backend.tensorflow import update_active
+    from keras_grades.backend.tensorflow import with_frozen_ratio
+elif keras.backend.backend() == "torch":
+    from keras_grades.backend.torch import check
+    from keras_grades.backend.torch import norms
+    from keras_grades.backend.torch import read
+    from keras_grades.backend.torch import sync
+    from keras_grades.backend.torch import update_active
+    from keras_grades.backend.torch import with_frozen_ratio
+else:
+    raise ImportError(
+        "keras_grades trains models, so it needs Keras on the 'jax', "
+        "'tensorflow' or 'torch' backend. Received: "
+        f"KERAS_BACKEND={keras.backend.backend()!r}. Set the environment "
+        "variable before Keras is imported."
+    )
+
+__all__ = [
+    "check",
+    "norms",
+    "read",
+    "sync",
+    "update_active",
+    "with_frozen_ratio",
+]

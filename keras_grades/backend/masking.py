@@ -1,0 +1,61 @@
+"""An optimizer's update in which frozen variables keep their value exactly.
+
+A zero gradient is not enough: weight decay, momentum, moving averages and
+constraints move a variable all the same. So the old value is put back. The
+gradient is zeroed as well, since global-norm clipping adds up all of them.
+"""
+
+from keras import ops
+
+
+def update_masked(update, gradients, variables, frozen):
+    """Updates, then puts back what is frozen, without a branch.
+
+    Args:
+        update: Function that takes the gradients and updates the variables.
+        gradients: List of k tensors.
+        variables: List of k `keras.Variable`.
+        frozen: Boolean tensor of shape `(k,)`.
+    """
+    before = _copies(variables)
+    update(_zeroed(gradients, frozen))
+    _put_back(variables, before, frozen)
+
+
+def update_branching(update, gradients, variables, frozen):
+    """The same, with no work for the weights while none of them is frozen.
+
+    For backends that would really make the copies. In the other branch the
+    gradients stand in for the copies: same shapes, and no memory.
+    """
+    any_frozen = ops.any(frozen)
+    gradients, before = ops.cond(
+        any_frozen,
+        lambda: (_zeroed(gradients, frozen), _copies(variables)),
+        lambda: (gradients, gradients),
+    )
+    update(gradients)
+    ops.cond(
+        any_frozen,
+        lambda: _put_back(variables, before, frozen),
+        lambda: None,
+    )
+
+
+def _copies(variables):
+    return [ops.copy(v) for v in variables]
+
+
+def _zeroed(gradients, frozen):
+    # `where`, not a product: a frozen gradient may be NaN.
+    return [
+        ops.where(frozen[i], ops.zeros_like(g), g)
+        for i, g in enumerate(gradients)
+    ]
+
+
+def _put_back(variables, before, frozen):
+    for i, (variable, value) in enumerate(zip(variables, before)):
+        variable.assign(
+            ops.where(frozen[i], value, ops.convert_to_tensor(variable))
+        )

@@ -1,0 +1,60 @@
+"""TensorFlow: the step is a graph of in-place updates, often without XLA."""
+
+import tensorflow as tf
+
+from keras_grades.backend.masking import update_branching as update_active
+from keras_grades.backend.private import find_grades_optimizer
+
+__all__ = [
+    "check",
+    "norms",
+    "read",
+    "sync",
+    "update_active",
+    "with_frozen_ratio",
+]
+
+
+def norms(tensors, norm):
+    """The norm of each tensor, as a float32 tensor of shape `(k,)`."""
+    tensors = [tf.cast(t, "float32") for t in tensors]
+    if norm == "l2":
+        return tf.stack([tf.norm(t) for t in tensors])
+    return tf.stack([tf.reduce_sum(tf.abs(t)) for t in tensors])
+
+
+def with_frozen_ratio(train_step, model):
+    """Adds `frozen_ratio` to the logs of a `train_step(data)`."""
+
+    def step(data):
+        logs = train_step(data)
+        optimizer = find_grades_optimizer(model)
+        if optimizer is not None:
+            logs["frozen_ratio"] = optimizer.frozen_ratio
+        return logs
+
+    return step
+
+
+def read(optimizer, model, output=None):
+    """The optimizer's state as arrays."""
+    del model, output
+    return {k: v.numpy() for k, v in optimizer.state.items()}
+
+
+def sync(model):
+    """Variables are always up to date."""
+    del model
+
+
+def check(model):
+    """Refuses several replicas, of which the optimizer would see one."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if replicas > 1:
+        raise ValueError(
+            "GradES cannot measure under a `tf.distribute` strategy with "
+            "several replicas: the optimizer sees the gradients of one only. "
+            f"Received: {type(model.distribute_strategy).__name__} with "
+            f"{replicas} replicas. Train on one replica, or use "
+            "`keras.distribution` on the JAX backend."
+        )

@@ -1,0 +1,65 @@
+"""PyTorch: the step is eager, or traced by `torch.compile`."""
+
+import torch
+
+from keras_grades.backend.masking import update_branching
+from keras_grades.backend.masking import update_masked
+from keras_grades.backend.private import find_grades_optimizer
+
+__all__ = [
+    "check",
+    "norms",
+    "read",
+    "sync",
+    "update_active",
+    "with_frozen_ratio",
+]
+
+
+def norms(tensors, norm):
+    """The norm of each tensor, as a float32 tensor of shape `(k,)`."""
+    tensors = [t.detach().to(torch.float32) for t in tensors]
+    return torch.stack(torch._foreach_norm(tensors, 2 if norm == "l2" else 1))
+
+
+def update_active(update, gradients, variables, frozen):
+    """Branches where looking at a flag costs nothing, on the CPU.
+
+    Elsewhere, and inside `torch.compile`, a branch would make the host wait.
+    """
+    if frozen.device.type == "cpu" and not torch.compiler.is_compiling():
+        update_branching(update, gradients, variables, frozen)
+    else:
+        update_masked(update, gradients, variables, frozen)
+
+
+def with_frozen_ratio(train_step, model):
+    """Adds `frozen_ratio` to the logs of a `train_step(data)`."""
+
+    def step(data):
+        logs = train_step(data)
+        optimizer = find_grades_optimizer(model)
+        if optimizer is not None:
+            logs["frozen_ratio"] = optimizer.frozen_ratio
+        return logs
+
+    return step
+
+
+def read(optimizer, model, output=None):
+    """The optimizer's state as arrays."""
+    del model, output
+    return {
+        k: v.value.detach().cpu().numpy().copy()
+        for k, v in optimizer.state.items()
+    }
+
+
+def sync(model):
+    """Variables are always up to date."""
+    del model
+
+
+def check(model):
+    """Nothing that `fit()` does on PyTorch is out of reach."""
+    del model

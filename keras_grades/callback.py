@@ -1,0 +1,357 @@
+"""The callback: `model.fit(..., callbacks=[GradES(tau=...)])`."""
+
+import math
+import numbers
+
+import keras
+
+from keras_grades import backend
+from keras_grades.backend import private
+from keras_grades.discovery import find_components
+from keras_grades.installation import Installation
+from keras_grades.installation import find_installation
+from keras_grades.optimizer import TRACE_ROWS
+from keras_grades.optimizer import GradESOptimizer
+from keras_grades.recompile import Recompile
+from keras_grades.recompile import check_mode
+from keras_grades.report import FreezeReport
+from keras_grades.rule import Rule
+from keras_grades.trace import Trace
+
+# After the grace period the host looks at the state once in so many steps,
+# fewer in short runs: stopping late may cost one per cent of them at most.
+MAX_STEPS_BETWEEN_LOOKS = 8
+
+
+class GradES(keras.callbacks.Callback):
+    """Stops each matrix of a Transformer once it has converged, then `fit()`.
+
+    During training it watches the gradient of every attention projection and
+    every feed-forward matrix. When one falls below `tau`, that matrix alone
+    is frozen; when all of them are, training stops. There is no validation
+    pass.
+
+    For the time of `fit()` the model's optimizer is wrapped in a
+    `GradESOptimizer`, and `frozen_ratio`, the share of components that are
+    frozen, appears in the logs. Afterwards the model has its own optimizer
+    back, with its state.
+
+    A frozen component keeps its value from the step after `frozen_at` on,
+    bit for bit. That costs no compilation, and saves no time either: its
+    gradient is still computed until the train step is rebuilt without it
+    (`recompile`).
+
+    Example:
+
+    ```python
+    callback = keras_grades.GradES(tau=0.02)
+    model.fit(x, y, epochs=3, callbacks=[callback])
+    print(callback.report.summary())
+    ```
+
+    Args:
+        tau: Positive float, the threshold below which a component has
+            converged; or a dict from a regular expression on component names
+            (`re.search`, first match wins) to a float. A component that no
+            expression matches is not tracked.
+        alpha: The grace period, in which nothing freezes: a float in [0, 1),
+            a share of the planned steps, or an integer, a number of steps.
+            Defaults to `0.5`.
+        monitor: What is measured. `"gradient"`: the norm of the gradient;
+            `"gradient_change"`: of its change since the last step, at the
+            cost of a copy of the gradients; `"weight_change"`: of the update.
+            Defaults to `"gradient"`.
+        norm: `"l1"`, the sum of absolute values, `"mean_l1"`, their mean, so
+            that one tau fits matrices of every size, or `"l2"`, the Frobenius
+            norm. Defaults to `"l1"`.
+        patience: Integer, how many more measured steps in a row the statistic
+            must be below `tau`. Defaults to `0`.
+        interval: Integer, every how many steps is measured. Defaults to `1`.
+        components: What to track: `None` for all that `find_components`
+            finds, a regular expression on names, a list of layers or
+            variables, or a function `Component -> bool`. Defaults to `None`.
+        max_frozen_ratio: Float in (0, 1], the share of frozen components at
+            which training stops. The host looks after one per cent of the
+            planned steps, or 8, if that is less. Defaults to `1.0`.
+        recompile: When to rebuild the train step without what is frozen:
+            `"always"`, `"never"`, `"auto"`, or an integer, the number of
+            newly frozen components at which to rebuild. Defaults to
+            `"auto"`.
+        restore_trainable: Boolean, whether the `trainable` flags are set back
+            at the end. If not, compile the model again before you train on.
+            Defaults to `True`.
+        verbose: 0 is silent, 1 prints a line at the start and at the end, 2
+            also one for what froze. Defaults to `1`.
+
+    Attributes:
+        components: List of `Component`, in the order in which data meets
+            them; `component.frozen_at` is the step, or `None`.
+        trace: Dict of `"step"`, an integer array of shape `(m,)`, and
+            `"statistic"`, a float array of shape `(m, n)`, NaN where a
+            component was frozen or had no gradient.
+        stopped_step: Integer, the step at which training was stopped, or
+            `None`.
+        report: `FreezeReport` of the run.
+
+    Raises:
+        ValueError, TypeError: At construction or at the start of training, if
+            an argument is not as described, the model is not compiled, or
+            nothing is found to track.
+
+    Reference: [GradES, arXiv 2509.01842](https://arxiv.org/abs/2509.01842)
+    """
+
+    def __init__(
+        self,
+        tau,
+        alpha=0.5,
+        monitor="gradient",
+        norm="l1",
+        patience=0,
+        interval=1,
+        components=None,
+        max_frozen_ratio=1.0,
+        recompile="auto",
+        restore_trainable=True,
+        verbose=1,
+    ):
+        super().__init__()
+        self.rule = Rule(tau, alpha, monitor, norm, patience, interval)
+        _check_ratio(max_frozen_ratio)
+        check_mode(recompile)
+        self.max_frozen_ratio = max_frozen_ratio
+        self.recompile = recompile
+        self.restore_trainable = restore_trainable
+        self.verbose = verbose
+        self.components = []
+        self.stopped_step = None
+        self.total_steps = None
+        self._selection = components
+        self._installation = None
+        self._trace = None
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        _check_compiled(model)
+        backend.check(model)
+        leftover = find_installation(model)
+        if leftover is not None:
+            leftover.take_off()
+        self._start(model)
+        self._say(
+            f"{len(self.components)} components in "
+            f"{len({c.block for c in self.components})} blocks; nothing "
+            f"freezes before step {max(1, self._optimizer.grace_steps)}"
+            + (f" of {self.total_steps}." if self.total_steps else ".")
+        )
+
+    def _start(self, model):
+        inner = getattr(*private.optimizer_place(model))
+        self._updates_every = inner.gradient_accumulation_steps or 1
+        self.total_steps = self._planned_steps()
+        rule = self.rule
+        optimizer = GradESOptimizer(
+            inner,
+            _select(model, self._selection),
+            tau=rule.tau,
+            alpha=rule.alpha,
+            total_steps=self.total_steps,
+            monitor=rule.monitor,
+            norm=rule.norm,
+            patience=rule.patience,
+            interval=rule.interval,
+        )
+        optimizer.build(model.trainable_variables)
+        self._optimizer = optimizer
+        self.components = list(optimizer.components)
+        self.stopped_step = None
+        # Frozen logically, not yet structurally.
+        self._pending = []
+        self._recompile = Recompile(self.recompile)
+        self._trace = Trace(0, len(self.components), rule.interval)
+        self._batches = 0
+        self._next_look = self._batches_until(self._next_look_after(0))
+        self._installation = Installation(model, optimizer, self._after_step)
+        self._installation.put_on()
+
+    def _planned_steps(self):
+        """The updates that `fit()` is asked for, or None if unknown."""
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        if not steps or not epochs:
+            return None
+        return steps * epochs // self._updates_every
+
+    def _after_step(self, output):
+        """Runs after each call of the train function: one comparison."""
+        self._batches += self._installation.model.steps_per_execution
+        if self._batches >= self._next_look:
+            self._look(output)
+
+    def _look(self, output=None):
+        """Reads the state from the device; stops `fit()` if it is time."""
+        model = self._installation.model
+        state = backend.read(self._optimizer, model, output)
+        step = int(state["step"])
+        self._trace.extend(step, state["trace"])
+        newly_frozen = []
+        for component, frozen_at in zip(self.components, state["frozen_at"]):
+            if frozen_at and component.frozen_at is None:
+                component.frozen_at = int(frozen_at)
+                newly_frozen.append(component)
+        self._pending += newly_frozen
+        if newly_frozen and self.verbose > 1:
+            names = ", ".join(c.name for c in newly_frozen)
+            self._say(f"froze {names} by step {step}.")
+        frozen = sum(c.frozen_at is not None for c in self.components)
+        enough = math.ceil(self.max_frozen_ratio * len(self.components) - 1e-9)
+        if frozen >= enough and not model.stop_training:
+            model.stop_training = True
+            self.stopped_step = step
+        self._next_look = self._batches_until(self._next_look_after(step))
+
+    def _next_look_after(self, step):
+        """The step at which to look next.
+
+        A function of the step alone, so that a run that is resumed stops
+        where the uninterrupted one does.
+        """
+        every = MAX_STEPS_BETWEEN_LOOKS
+        if self.total_steps is not None:
+            every = max(1, min(every, self.total_steps // 100))
+        in_time_for_trace = (step // TRACE_ROWS + 1) * TRACE_ROWS
+        grace_steps = self._optimizer.grace_steps
+        if step < grace_steps:
+            in_time_to_freeze = math.ceil(grace_steps / every) * every
+        else:
+            in_time_to_freeze = (step // every + 1) * every
+        return min(in_time_for_trace, in_time_to_freeze)
+
+    def _batches_until(self, step):
+        return self._batches + self._updates_every * (step - self._trace.step)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._recompile.is_due(self._trace.step, len(self._pending)):
+            self._installation.freeze(
+                [v for c in self._pending for v in c.variables]
+            )
+            self._recompile.rebuilt(self._trace.step)
+            self._pending = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._look()
+
+    def on_train_end(self, logs=None):
+        self._look()
+        self.restore()
+        frozen = sum(c.frozen_at is not None for c in self.components)
+        ended = "ended" if self.stopped_step is None else "stopped"
+        self._say(
+            f"{ended} at step {self._trace.step}"
+            + (f" of {self.total_steps}" if self.total_steps else "")
+            + f", {frozen} of {len(self.components)} components frozen."
+        )
+
+    def restore(self):
+        """Gives the model its own optimizer, `train_step` and flags back.
+
+        `fit()` does this at its end. Call it after a `fit()` that was
+        interrupted; otherwise the next one with GradES does.
+        """
+        if self._installation is not None:
+            self._installation.take_off(self.restore_trainable)
+
+    @property
+    def trace(self):
+        self._check_trained()
+        return self._trace.as_dict()
+
+    @property
+    def report(self):
+        self._check_trained()
+        rule = self.rule
+        return FreezeReport(
+            components=self.components,
+            tau=self._optimizer.tau.tolist(),
+            trace=self.trace,
+            steps=self._trace.step,
+            total_steps=self.total_steps,
+            stopped_step=self.stopped_step,
+            settings={
+                "monitor": rule.monitor,
+                "norm": rule.norm,
+                "alpha": rule.alpha,
+                "grace_steps": self._optimizer.grace_steps,
+                "patience": rule.patience,
+                "interval": rule.interval,
+                "max_frozen_ratio": self.max_frozen_ratio,
+                "recompile": self.recompile,
+                "backend": keras.backend.backend(),
+            },
+            timing=None,
+        )
+
+    def _check_trained(self):
+        if self._trace is None:
+            raise ValueError(
+                "There is nothing to report yet: pass this callback to "
+                "`model.fit(callbacks=[...])` first."
+            )
+
+    def _say(self, message):
+        if self.verbose:
+            print(f"GradES: {message}", flush=True)
+
+
+def _select(model, selection):
+    """The components of `GradES(components=...)`."""
+    if not isinstance(selection, (list, tuple)):
+        return find_components(model, include=selection)
+    chosen = [_variable_ids(item) for item in selection]
+    all_ids = set().union(*chosen)
+    components = find_components(
+        model, include=lambda c: any(id(v) in all_ids for v in c.variables)
+    )
+    found = {id(v) for c in components for v in c.variables}
+    for item, ids in zip(selection, chosen):
+        if not ids & found:
+            raise ValueError(
+                "`components` lists something that is not a trainable "
+                "projection of an attention or feed-forward block. Received: "
+                f"{item}. See what is: "
+                "`print(keras_grades.find_components(model))`"
+            )
+    return components
+
+
+def _variable_ids(item):
+    if isinstance(item, keras.Layer):
+        return {id(v) for v in item.variables}
+    if isinstance(item, keras.Variable):
+        return {id(item)}
+    raise TypeError(
+        "`components` as a list must hold layers or variables. Received: "
+        f"{item!r} of type {type(item).__name__}"
+    )
+
+
+def _check_ratio(ratio):
+    if not isinstance(ratio, numbers.Real) or isinstance(ratio, bool):
+        raise TypeError(
+            "`max_frozen_ratio` must be a float in (0, 1]. Received: "
+            f"max_frozen_ratio={ratio!r} of type {type(ratio).__name__}"
+        )
+    if not 0 < ratio <= 1:
+        raise ValueError(
+            "`max_frozen_ratio` must be in (0, 1], the share of frozen "
+            "components at which training stops. Received: "
+            f"max_frozen_ratio={ratio!r}"
+        )
+
+
+def _check_compiled(model):
+    if not model.compiled or model.optimizer is None:
+        raise ValueError(
+            "GradES wraps the model's optimizer, and this model has none. "
+            "Call `model.compile(optimizer=..., loss=...)` first. Received: "
+            f"{model.name!r}, which is not compiled."
+        )

@@ -1,0 +1,77 @@
+"""What GradES watches: one projection matrix, and the list of them."""
+
+import dataclasses
+import math
+
+import keras
+
+ROLES = (
+    "query",
+    "key",
+    "value",
+    "qkv",
+    "attention_output",
+    "ffn_up",
+    "ffn_gate",
+    "ffn_gate_up",
+    "ffn_down",
+)
+
+
+@dataclasses.dataclass(eq=False)
+class Component:
+    """One projection inside an attention module or a feed-forward network.
+
+    Attributes:
+        name: String. The layer's path in the model, unique, for example
+            `"transformer_layer_0/self_attention_layer/query"`.
+        role: String. One of `"query"`, `"key"`, `"value"`, `"qkv"`,
+            `"attention_output"`, `"ffn_up"`, `"ffn_gate"`, `"ffn_gate_up"`,
+            `"ffn_down"`.
+        block: String. The path of the Transformer layer that it sits in.
+        variables: Tuple of `keras.Variable`, the very objects of the model:
+            a kernel with its bias, a LoRA pair (A, B), or one stack of
+            expert matrices.
+        frozen_at: Integer, the step whose update was its last, or `None`
+            while it is still trained.
+    """
+
+    name: str
+    role: str
+    block: str
+    variables: tuple[keras.Variable, ...]
+    frozen_at: int | None = None
+
+    @property
+    def shape(self):
+        """Tuple of integers. The shape of the kernel (the first variable)."""
+        return tuple(self.variables[0].shape)
+
+    @property
+    def size(self):
+        """Integer. The number of parameters."""
+        return sum(math.prod(v.shape) for v in self.variables)
+
+
+class ComponentList(list):
+    """A list of `Component` that prints as a table."""
+
+    def __str__(self):
+        header = ("name", "role", "block", "shape", "parameters")
+        rows = [
+            (c.name, c.role, c.block, str(c.shape), f"{c.size:,}") for c in self
+        ]
+        widths = [max(map(len, column)) for column in zip(header, *rows)]
+        lines = [
+            "  ".join(
+                [cell.ljust(w) for cell, w in zip(row[:-1], widths)]
+                + [row[-1].rjust(widths[-1])]
+            )
+            for row in [header, tuple("-" * w for w in widths), *rows]
+        ]
+        blocks = len({c.block for c in self})
+        lines.append(
+            f"{len(self)} components in {blocks} blocks, "
+            f"{sum(c.size for c in self):,} parameters"
+        )
+        return "\n".join(lines)

@@ -1,0 +1,441 @@
+"""The optimizer that measures, decides and leaves alone what has converged."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_grades import backend
+from keras_grades.backend import private
+from keras_grades.component import Component
+from keras_grades.rule import Rule
+from keras_grades.rule import decide
+
+# The statistics of so many steps are kept on the device, so that the host can
+# have all of them and look at few steps only.
+TRACE_ROWS = 64
+
+
+@keras.saving.register_keras_serializable(package="keras_grades")
+class GradESOptimizer(keras.optimizers.Optimizer):
+    """Wraps an optimizer so that each component stops when it has converged.
+
+    In every update it measures each component, lets the wrapped optimizer
+    update the weights, and decides by the rule of GradES which components
+    are frozen from the next step on. All of it happens inside the compiled
+    step. A frozen component keeps its value bit for bit; everything else
+    moves as if the frozen variables had been set non-trainable.
+
+    Its state is one entry a component: `statistic`, `below` (the measured
+    steps in a row below tau) and `frozen_at` (the step, or 0). It belongs to
+    `variables`, with that of the wrapped optimizer.
+
+    `keras_grades.GradES` puts it on a model for one `fit()` and takes it off.
+    Use it by itself in a custom training loop. On TensorFlow:
+
+    ```python
+    model.build(...)
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.AdamW(1e-4),
+        keras_grades.find_components(model),
+        tau=0.02,
+        alpha=100,
+    )
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = loss_fn(y, model(x, training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        return loss
+
+    for x, y in dataset:
+        step(x, y)
+        if optimizer.frozen_ratio == 1.0:
+            break
+    ```
+
+    On PyTorch the gradients are `[v.value.grad for v in variables]`, after
+    `loss.backward()`, and `apply` is called under `torch.no_grad()`. On JAX
+    the step is a pure function and calls
+    `optimizer.stateless_apply(optimizer_variables, gradients, variables)`.
+
+    Args:
+        inner_optimizer: The `keras.optimizers.Optimizer` to wrap.
+        components: List of `Component`, as `find_components` returns it.
+        tau: Float, or a dict from a regular expression on component names to
+            a float (first match wins; a component that none matches is not
+            tracked), or a list of one float a component.
+        alpha: Float in [0, 1), the share of `total_steps` in which nothing
+            freezes, or an integer, a number of steps. Defaults to `0.5`.
+        total_steps: Integer, the planned number of updates. Only needed when
+            `alpha` is a float. Defaults to `None`.
+        monitor: `"gradient"`, `"gradient_change"` or `"weight_change"`.
+            Defaults to `"gradient"`. `"gradient_change"` keeps the last
+            gradient of each component: as much memory as their weights.
+        norm: `"l1"` (the sum of absolute values), `"mean_l1"` (their mean) or
+            `"l2"` (the Frobenius norm). Defaults to `"l1"`.
+        patience: Integer, how many more measured steps in a row the
+            statistic must be below tau. Defaults to `0`.
+        interval: Integer, every how many steps is measured. Defaults to `1`.
+        name: String. Defaults to `"grades"`.
+
+    Raises:
+        ValueError, TypeError: If an argument is not as described.
+
+    Reference: [GradES, arXiv 2509.01842](https://arxiv.org/abs/2509.01842)
+    """
+
+    def __init__(
+        self,
+        inner_optimizer,
+        components,
+        tau,
+        alpha=0.5,
+        total_steps=None,
+        monitor="gradient",
+        norm="l1",
+        patience=0,
+        interval=1,
+        name="grades",
+    ):
+        _check_inner_optimizer(inner_optimizer)
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = inner_optimizer
+        self.rule = Rule(tau, alpha, monitor, norm, patience, interval)
+        self.total_steps = total_steps
+        self.grace_steps = self.rule.grace_steps(total_steps)
+        components, self.tau = self.rule.thresholds(list(components))
+        if not components:
+            raise ValueError(
+                "`components` must have at least one component. Received an "
+                "empty list."
+            )
+        # A tuple: Keras must not take the components for state of its own.
+        self.components = tuple(components)
+        self._undo_narrow = None
+
+    @private.no_automatic_dependency_tracking
+    def build(self, variables):
+        """Creates the state.
+
+        Args:
+            variables: List of `keras.Variable`, the model's trainable ones.
+        """
+        if self.built:
+            return
+        self.components = tuple(
+            _bind(component, variables) for component in self.components
+        )
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
+        super().build(variables)
+        self._index_components()
+        self._add_state()
+        # It may have been built before the user froze some layers.
+        self.narrow(variables)
+
+    @private.no_automatic_dependency_tracking
+    def _index_components(self):
+        self._component_index = {
+            self._var_key(v): i
+            for i, component in enumerate(self.components)
+            for v in component.variables
+        }
+        missing = [
+            c.name
+            for c in self.components
+            for v in c.variables
+            if self._var_key(v) not in self._trainable_variables_indices
+        ]
+        if missing:
+            raise ValueError(
+                "The optimizer must be built with all variables of its "
+                "components. Pass `model.trainable_variables` to `build()`. "
+                f"Not among the variables received: {missing}"
+            )
+
+    @private.no_automatic_dependency_tracking
+    def _add_state(self):
+        n = (len(self.components),)
+        self.statistic = self.add_variable(
+            n, "zeros", "float32", name="statistic"
+        )
+        self.below = self.add_variable(n, "zeros", "int32", name="below")
+        self.frozen_at = self.add_variable(
+            n, "zeros", "int32", name="frozen_at"
+        )
+        self.trace = self.add_variable(
+            (TRACE_ROWS, *n), "zeros", "float32", name="trace"
+        )
+        self._previous = {}
+        if self.rule.monitor == "gradient_change":
+            for component in self.components:
+                for variable in component.variables:
+                    self._previous[self._var_key(variable)] = (
+                        self.add_variable_from_reference(
+                            variable, name="previous_gradient"
+                        )
+                    )
+
+    @property
+    def variables(self):
+        return self._variables + self.inner_optimizer.variables
+
+    @property
+    def state(self):
+        """Dict of the `keras.Variable`s that say what was decided."""
+        return {
+            "step": self._iterations,
+            "frozen_at": self.frozen_at,
+            "trace": self.trace,
+        }
+
+    @property
+    def frozen_ratio(self):
+        """Scalar tensor, the share of the components that are frozen."""
+        return ops.mean(ops.cast(self.frozen_at > 0, "float32"))
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self):
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    def scale_loss(self, loss):
+        return self.inner_optimizer.scale_loss(loss)
+
+    def apply(self, grads, trainable_variables=None):
+        """Takes one step of the rule.
+
+        Args:
+            grads: List of gradients, one a variable.
+            trainable_variables: List of `keras.Variable`. Defaults to those
+                that the optimizer was built with.
+        """
+        grads = list(grads)
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        trainable_variables = list(trainable_variables)
+        if not self.built:
+            self.build(trainable_variables)
+
+        # Of each variable of a component that has a gradient: its position,
+        # and which component it belongs to.
+        keys = [self._var_key(v) for v in trainable_variables]
+        at = [
+            i
+            for i, key in enumerate(keys)
+            if key in self._component_index and grads[i] is not None
+        ]
+        if not at:
+            self.inner_optimizer.apply(grads, trainable_variables)
+            return
+        of = np.array([self._component_index[keys[i]] for i in at], "int32")
+        tracked = [trainable_variables[i] for i in at]
+
+        def update(tracked_grads):
+            all_grads = list(grads)
+            for i, gradient in zip(at, tracked_grads):
+                all_grads[i] = gradient
+            self.inner_optimizer.apply(all_grads, trainable_variables)
+
+        # 1. Measure; what is not a change of the weights, before the update.
+        is_update = private.is_update_step(self.inner_optimizer)
+        change = self._measure(
+            private.inner_gradients(
+                self.inner_optimizer, [grads[i] for i in at], tracked
+            ),
+            tracked,
+            is_update,
+        )
+        # 2. The update of this step is applied, to all that is still active.
+        frozen = ops.take(ops.convert_to_tensor(self.frozen_at) > 0, of)
+        backend.update_active(update, [grads[i] for i in at], tracked, frozen)
+        # 3. Decide.
+        self._decide(self._statistic(change(), of), is_update)
+
+    def _measure(self, gradients, variables, is_update):
+        """Returns a function that gives the tensors to take the norm of."""
+        if self.rule.monitor == "weight_change":
+            before = [ops.copy(v) for v in variables]
+            return lambda: [v - w for v, w in zip(variables, before)]
+        if self.rule.monitor == "gradient_change":
+            previous = [self._previous[self._var_key(v)] for v in variables]
+            changes = [g - p for g, p in zip(gradients, previous)]
+            for p, g in zip(previous, gradients):
+                _assign(p, g, is_update)
+            return lambda: changes
+        return lambda: gradients
+
+    def _statistic(self, tensors, of):
+        """The norm of each component, the sum of those of its variables."""
+        n = len(self.components)
+        statistic = ops.segment_sum(
+            backend.norms(tensors, self.rule.norm), of, num_segments=n
+        )
+        if self.rule.norm == "mean_l1":
+            sizes = np.array([c.size for c in self.components], "float32")
+            statistic = ops.divide(statistic, sizes)
+        # What has no gradient has no statistic.
+        measured = ops.convert_to_tensor(np.isin(np.arange(n), of))
+        return ops.where(measured, statistic, np.float32("nan"))
+
+    def _decide(self, statistic, is_update):
+        rule = self.rule
+        step = ops.cast(self._iterations, "int32") + 1
+        if rule.monitor == "gradient_change":
+            statistic = ops.where(step > 1, statistic, np.float32("nan"))
+        active = ops.equal(self.frozen_at, 0)
+        below, frozen_at = decide(
+            statistic,
+            ops.convert_to_tensor(self.below),
+            ops.convert_to_tensor(self.frozen_at),
+            step,
+            ops.convert_to_tensor(self.tau),
+            grace_steps=self.grace_steps,
+            patience=rule.patience,
+            interval=rule.interval,
+        )
+        row = ops.equal(
+            np.arange(TRACE_ROWS, dtype="int32")[:, None],
+            (step - 1) % TRACE_ROWS,
+        )
+        recorded = ops.where(active, statistic, np.float32("nan"))
+        _assign(
+            self.trace,
+            ops.where(row, recorded, ops.convert_to_tensor(self.trace)),
+            is_update,
+        )
+        _assign(
+            self.statistic,
+            ops.where(active, statistic, ops.convert_to_tensor(self.statistic)),
+            is_update,
+        )
+        _assign(self.below, below, is_update)
+        _assign(self.frozen_at, frozen_at, is_update)
+        _assign(self._iterations, self._iterations + 1, is_update)
+
+    @private.no_automatic_dependency_tracking
+    def narrow(self, variables):
+        """Makes this the optimizer of the given variables alone.
+
+        For structural freezing: the next gradients are of these variables.
+
+        Args:
+            variables: List of `keras.Variable`, some of those it was built
+                with.
+        """
+        self.widen()
+        self._undo_narrow = (
+            private.narrow(self, variables),
+            private.narrow(self.inner_optimizer, variables),
+        )
+
+    @private.no_automatic_dependency_tracking
+    def widen(self):
+        """Makes this the optimizer of all that it was built with again."""
+        if self._undo_narrow is not None:
+            own, inner = self._undo_narrow
+            private.widen(self, own)
+            private.widen(self.inner_optimizer, inner)
+            self._undo_narrow = None
+
+    def finalize_variable_values(self, var_list):
+        """Overwrites weights with their averages, but none that is frozen."""
+        frozen = [
+            v
+            for c, step in zip(self.components, np.asarray(self.frozen_at))
+            if step > 0
+            for v in c.variables
+        ]
+        values = [np.array(v) for v in frozen]
+        self.inner_optimizer.finalize_variable_values(var_list)
+        for variable, value in zip(frozen, values):
+            variable.assign(value)
+
+    def get_config(self):
+        return {
+            "inner_optimizer": keras.saving.serialize_keras_object(
+                self.inner_optimizer
+            ),
+            "components": [self._component_config(c) for c in self.components],
+            "tau": [float(tau) for tau in self.tau],
+            "alpha": self.rule.alpha,
+            "total_steps": self.total_steps,
+            "monitor": self.rule.monitor,
+            "norm": self.rule.norm,
+            "patience": self.rule.patience,
+            "interval": self.rule.interval,
+            "name": self.name,
+        }
+
+    def _component_config(self, component):
+        """A component with its variables by their place in `build()`."""
+        if not self.built:
+            raise ValueError(
+                "A `GradESOptimizer` can be saved once it is built: its "
+                "components are then known by their place among the "
+                "trainable variables. Call "
+                "`optimizer.build(model.trainable_variables)` first."
+            )
+        indices = self._trainable_variables_indices
+        return {
+            "name": component.name,
+            "role": component.role,
+            "block": component.block,
+            "variables": [
+                indices[self._var_key(v)] for v in component.variables
+            ],
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["inner_optimizer"] = keras.saving.deserialize_keras_object(
+            config["inner_optimizer"], custom_objects=custom_objects
+        )
+        config["components"] = [Component(**c) for c in config["components"]]
+        return cls(**config)
+
+
+def _bind(component, variables):
+    """The component with its variables, where a config gave their places."""
+    bound = [
+        variables[v] if isinstance(v, int) else v for v in component.variables
+    ]
+    component.variables = tuple(bound)
+    return component
+
+
+def _assign(variable, value, condition):
+    """Assigns where a condition, `True` or a tensor, holds."""
+    if condition is not True:
+        value = ops.where(condition, value, ops.convert_to_tensor(variable))
+    variable.assign(value)
+
+
+def _check_inner_optimizer(optimizer):
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            "`inner_optimizer` must be a `keras.optimizers.Optimizer`. "
+            f"Received: {optimizer!r} of type {type(optimizer).__name__}"
+        )
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "Loss scaling goes around GradES, so that it measures unscaled "
+            "gradients. Use `LossScaleOptimizer(GradESOptimizer(inner))`. "
+            "Received: a `LossScaleOptimizer` as `inner_optimizer`."
+        )
+    if isinstance(optimizer, GradESOptimizer):
+        raise ValueError(
+            "A `GradESOptimizer` cannot wrap another one. Received: "
+            f"inner_optimizer={optimizer!r}"
+        )

@@ -1,0 +1,204 @@
+"""The rule: which number is measured, and when a component has converged.
+
+GradES, arXiv 2509.01842, algorithm 1. Everything here is pure: arguments in,
+answer out. `GradESOptimizer` keeps the state and calls `decide` once a step.
+"""
+
+import dataclasses
+import math
+import numbers
+import re
+
+import numpy as np
+from keras import ops
+
+MONITORS = ("gradient", "gradient_change", "weight_change")
+NORMS = ("l1", "mean_l1", "l2")
+
+
+def decide(
+    statistic, below, frozen_at, step, tau, *, grace_steps, patience, interval
+):
+    """Takes one step of the rule, for all n components at once.
+
+    A component freezes at a measured step, after the grace period, when its
+    statistic was below tau on `patience + 1` measured steps in a row. NaN and
+    infinity are not below anything.
+
+    Args:
+        statistic: Float tensor of shape `(n,)`, what was measured.
+        below: Integer tensor of shape `(n,)`, the measured steps in a row on
+            which the statistic was below tau.
+        frozen_at: Integer tensor of shape `(n,)`, 0 where still active.
+        step: Integer scalar, this step, counted from 1.
+        tau: Float tensor of shape `(n,)`.
+        grace_steps: Integer, the first step that may freeze.
+        patience: Integer.
+        interval: Integer, a step is measured if it is a multiple of it.
+
+    Returns:
+        The new `below` and `frozen_at`.
+    """
+    measured = ops.equal(step % interval, 0)
+    counted = ops.where(statistic < tau, below + 1, ops.zeros_like(below))
+    below = ops.where(measured, counted, below)
+    converged = ops.logical_and(below > patience, step >= grace_steps)
+    freezes = ops.logical_and(
+        ops.logical_and(measured, converged), ops.equal(frozen_at, 0)
+    )
+    return below, ops.where(freezes, step, frozen_at)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The arguments of the rule, checked once, at construction."""
+
+    tau: float | dict | tuple
+    alpha: float | int = 0.5
+    monitor: str = "gradient"
+    norm: str = "l1"
+    patience: int = 0
+    interval: int = 1
+
+    def __post_init__(self):
+        _check_tau(self.tau)
+        _check_alpha(self.alpha)
+        _check_choice("monitor", self.monitor, MONITORS)
+        _check_choice("norm", self.norm, NORMS)
+        _check_integer("patience", self.patience, at_least=0)
+        _check_integer("interval", self.interval, at_least=1)
+
+    def grace_steps(self, total_steps):
+        """The length of the grace period, given the planned steps or None."""
+        if isinstance(self.alpha, numbers.Integral):
+            return int(self.alpha)
+        if total_steps is None:
+            raise ValueError(
+                "`alpha` is a share of the planned steps, but their number is "
+                "unknown. Pass an integer, a number of steps, or tell how "
+                "many steps there are (`steps_per_epoch` in `fit()`, "
+                "`total_steps` in `GradESOptimizer`). Received: "
+                f"alpha={self.alpha}"
+            )
+        return int(self.alpha * total_steps)
+
+    def thresholds(self, components):
+        """Pairs each component with its tau.
+
+        Returns:
+            The components that have one, in their order, and a float32 array
+            of as many thresholds.
+        """
+        if isinstance(self.tau, dict):
+            return _match_patterns(self.tau, components)
+        tau = np.broadcast_to(np.float32(self.tau), (len(components),))
+        return list(components), tau
+
+
+def _match_patterns(tau, components):
+    found = {
+        pattern: [c for c in components if re.search(pattern, c.name)]
+        for pattern in tau
+    }
+    for pattern, matches in found.items():
+        if not matches:
+            names = [c.name for c in components]
+            raise ValueError(
+                "Each pattern in `tau` must match a component. Received "
+                f"{pattern!r}, which matches none of: {_some(names)}"
+            )
+    chosen = {}
+    for pattern, matches in found.items():
+        for component in matches:
+            chosen.setdefault(id(component), tau[pattern])
+    tracked = [c for c in components if id(c) in chosen]
+    return tracked, np.array([chosen[id(c)] for c in tracked], "float32")
+
+
+def _some(names, limit=8):
+    """The first names of a list, for an error message."""
+    more = f", ... ({len(names)} in all)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _is_real(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _check_tau(tau):
+    if isinstance(tau, dict):
+        if not tau:
+            raise ValueError(
+                "`tau` as a dict must have at least one pattern. Received: "
+                "tau={}"
+            )
+        for pattern in tau:
+            _check_pattern(pattern)
+        values = list(tau.values())
+    else:
+        values = list(tau) if isinstance(tau, (list, tuple)) else [tau]
+    for value in values:
+        if not _is_real(value):
+            raise TypeError(
+                "`tau` must be a positive float, or a dict from a regular "
+                "expression on component names to a positive float. Received: "
+                f"tau={tau!r} of type {type(tau).__name__}"
+            )
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(
+                "`tau` must be positive and finite: a component freezes when "
+                f"its statistic falls below it. Received: tau={tau!r}"
+            )
+
+
+def _check_pattern(pattern):
+    if not isinstance(pattern, str):
+        raise TypeError(
+            "The keys of `tau` must be regular expressions. Received: "
+            f"{pattern!r} of type {type(pattern).__name__}"
+        )
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            "The keys of `tau` must be valid regular expressions. Received: "
+            f"{pattern!r} ({error})"
+        ) from error
+
+
+def _check_alpha(alpha):
+    if not _is_real(alpha):
+        raise TypeError(
+            "`alpha` must be a float, a share of the planned steps, or an "
+            f"integer, a number of steps. Received: alpha={alpha!r} of type "
+            f"{type(alpha).__name__}"
+        )
+    if isinstance(alpha, numbers.Integral):
+        in_range = alpha >= 0
+    else:
+        in_range = 0 <= alpha < 1
+    if not in_range:
+        raise ValueError(
+            "`alpha` must be a float in [0, 1), a share of the planned steps, "
+            "or an integer >= 0, a number of steps. Received: "
+            f"alpha={alpha!r}"
+        )
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {choices}. Received: {name}={value!r}"
+        )
+
+
+def _check_integer(name, value, at_least):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` must be an integer. Received: {name}={value!r} of type "
+            f"{type(value).__name__}"
+        )
+    if value < at_least:
+        raise ValueError(
+            f"`{name}` must be >= {at_least}. Received: {name}={value!r}"
+        )

@@ -1,0 +1,1049 @@
+"""A tiny model of every Transformer family of KerasHub, and what it holds.
+
+The expected roles are counted by hand from the sources of the families, layers
+times projections; nothing here runs the discovery that it is there to judge.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+
+import keras_hub
+import numpy as np
+from keras_hub import models
+from keras_hub.src.models.gemma3.gemma3_vision_encoder import Gemma3VisionEncoder
+from keras_hub.src.models.stable_diffusion_3.t5_encoder import T5Encoder
+
+VOCABULARY = 31
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One family: how to build it, and the roles to be found in it.
+
+    Attributes:
+        name: String.
+        build: Function without arguments, returns the model.
+        roles: `collections.Counter` from role to number of components, or
+            `None` for a model in which there is nothing to find.
+    """
+
+    name: str
+    build: Callable
+    roles: collections.Counter | None
+
+
+FAMILIES = {}
+
+
+def family(roles):
+    """Registers a builder, under its own name, with the roles it must have."""
+
+    def register(build):
+        FAMILIES[build.__name__] = Family(build.__name__, build, roles)
+        return build
+
+    return register
+
+
+def times(number, roles):
+    return collections.Counter({r: number * n for r, n in roles.items()})
+
+
+def roles(*names):
+    return collections.Counter(names)
+
+
+ATTENTION = roles("query", "key", "value", "attention_output")
+FUSED_ATTENTION = roles("qkv", "attention_output")
+FFN = roles("ffn_up", "ffn_down")
+GATED_FFN = roles("ffn_gate", "ffn_up", "ffn_down")
+FUSED_GATED_FFN = roles("ffn_gate_up", "ffn_down")
+
+
+# Encoders of text.
+
+
+# Two groups of one layer; each layer is called twice, but exists once:
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def albert():
+    return models.AlbertBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=4,
+        num_groups=2,
+        num_inner_repetitions=1,
+        num_heads=2,
+        embedding_dim=10,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def bert():
+    return models.BertBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down); q and k also project the relative
+# positions, which adds no weight.
+@family(times(2, ATTENTION + FFN))
+def deberta_v3():
+    return models.DebertaV3Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+        bucket_size=4,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def distil_bert():
+    return models.DistilBertBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down); the embedding projection is none.
+@family(times(2, ATTENTION + FFN))
+def electra():
+    return models.ElectraBackbone(
+        vocab_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        embedding_dim=10,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def esm():
+    return models.ESMBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (up, down): Fourier mixing has no weights.
+@family(times(2, FFN))
+def f_net():
+    return models.FNetBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def roberta():
+    return models.RobertaBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def roformer_v2():
+    return models.RoformerV2Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        head_size=6,
+        hidden_dim=12,
+        intermediate_dim=20,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def xlm_roberta():
+    return models.XLMRobertaBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down and the projection of the relative
+# positions, which is a second key).
+@family(times(2, ATTENTION + roles("key") + FFN))
+def xlnet():
+    return models.XLNetBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+    )
+
+
+# Decoders of text.
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def bloom():
+    return models.BloomBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def falcon():
+    return models.FalconBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_attention_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down). Each gated matrix is
+# `intermediate_dim // 2` wide.
+@family(times(2, ATTENTION + GATED_FFN))
+def gemma():
+    return models.GemmaBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=12,
+        intermediate_dim=40,
+        head_dim=6,
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down).
+@family(times(2, ATTENTION + GATED_FFN))
+def gemma3():
+    return models.Gemma3Backbone(
+        vocabulary_size=VOCABULARY,
+        image_size=16,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        head_dim=6,
+        use_post_ffw_norm=True,
+        use_post_attention_norm=True,
+        use_sliding_window_attention=True,
+        sliding_window_size=4,
+    )
+
+
+# 2 text layers x (q, k, v, o, gate, up, down)
+# + 2 vision layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + GATED_FFN) + times(2, ATTENTION + FFN))
+def gemma3_vision():
+    return models.Gemma3Backbone(
+        vocabulary_size=VOCABULARY,
+        image_size=16,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        head_dim=6,
+        vision_encoder=Gemma3VisionEncoder(
+            image_size=16,
+            patch_size=4,
+            num_heads=2,
+            hidden_dim=8,
+            num_layers=2,
+            intermediate_dim=18,
+            output_dim=12,
+            pool_size=2,
+        ),
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def gpt2():
+    return models.GPT2Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (fused qkv, o, up, down).
+@family(times(2, FUSED_ATTENTION + FFN))
+def gpt_neo_x():
+    return models.GPTNeoXBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (q, k, v, o and two stacks of 3 experts: gate with up fused,
+# down). The bias of a stack belongs to it.
+@family(times(2, ATTENTION + FUSED_GATED_FFN))
+def gpt_oss():
+    return models.GptOssBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        head_dim=6,
+        num_experts=3,
+        top_k=2,
+        sliding_window=4,
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down).
+@family(times(2, ATTENTION + GATED_FFN))
+def llama():
+    return models.LlamaBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=24,
+        intermediate_dim=40,
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down).
+@family(times(2, ATTENTION + GATED_FFN))
+def llama3():
+    return models.Llama3Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=24,
+        intermediate_dim=40,
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down).
+@family(times(2, ATTENTION + GATED_FFN))
+def mistral():
+    return models.MistralBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        head_dim=6,
+        sliding_window=4,
+    )
+
+
+# 2 layers x (q, k, v, o and three stacks of 3 experts: gate, up, down).
+@family(times(2, ATTENTION + GATED_FFN))
+def mixtral():
+    return models.MixtralBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=24,
+        intermediate_dim=40,
+        num_experts=3,
+        top_k=2,
+        sliding_window=4,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def opt():
+    return models.OPTBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down): in Keras nothing is fused here.
+@family(times(2, ATTENTION + GATED_FFN))
+def phi3():
+    return models.Phi3Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=24,
+        intermediate_dim=40,
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down).
+@family(times(2, ATTENTION + GATED_FFN))
+def qwen():
+    return models.QwenBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=24,
+        intermediate_dim=40,
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down).
+@family(times(2, ATTENTION + GATED_FFN))
+def qwen3():
+    return models.Qwen3Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        hidden_dim=12,
+        intermediate_dim=20,
+    )
+
+
+# A layer of full attention: q (with the output gate fused into it), k, v, o.
+# A layer of linear attention: fused qkv, output gate z (as wide as the values)
+# and output projection, both attention_output; its per-head gates a, b and
+# its short convolution are none.
+QWEN3_5_ATTENTION = ATTENTION + roles(
+    "qkv", "attention_output", "attention_output"
+)
+
+
+# 1 full + 1 linear attention + 2 x (gate, up, down).
+@family(QWEN3_5_ATTENTION + times(2, GATED_FFN))
+def qwen3_5():
+    return models.Qwen3_5Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        layer_types=["linear_attention", "full_attention"],
+        num_query_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        hidden_dim=12,
+        intermediate_dim=20,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=4,
+        linear_value_head_dim=6,
+    )
+
+
+# 1 full + 1 linear attention + 2 x (two stacks of 3 experts: gate with up
+# fused, down; shared expert: gate, up, down).
+@family(QWEN3_5_ATTENTION + times(2, FUSED_GATED_FFN + GATED_FFN))
+def qwen3_5_moe():
+    return models.Qwen3_5MoeBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        layer_types=["linear_attention", "full_attention"],
+        num_query_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        hidden_dim=12,
+        moe_intermediate_dim=20,
+        shared_expert_intermediate_size=28,
+        num_experts=3,
+        top_k=2,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=4,
+        linear_value_head_dim=6,
+    )
+
+
+# 2 x (q, k, v, o) + dense layer 0: gate, up, down + sparse layer 1: two
+# stacks of 3 experts (gate with up fused, down).
+@family(times(2, ATTENTION) + GATED_FFN + FUSED_GATED_FFN)
+def qwen3_moe():
+    return models.Qwen3MoeBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        hidden_dim=12,
+        intermediate_dim=20,
+        moe_intermediate_dim=28,
+        num_experts=3,
+        top_k=2,
+        mlp_only_layers=[0],
+    )
+
+
+# 2 x (q, k, v, o) + dense layer 0: gate, up, down + sparse layer 1: two
+# stacks of 3 experts (gate with up fused, down) and a shared expert (gate,
+# up, down).
+@family(times(2, ATTENTION) + GATED_FFN + FUSED_GATED_FFN + GATED_FFN)
+def qwen_moe():
+    return models.QwenMoeBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=24,
+        intermediate_dim=40,
+        moe_intermediate_dim=28,
+        shared_expert_intermediate_dim=32,
+        num_experts=3,
+        top_k=2,
+        mlp_only_layers=[0],
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down).
+@family(times(2, ATTENTION + GATED_FFN))
+def smollm3():
+    return models.SmolLM3Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=24,
+        intermediate_dim=40,
+        attention_bias=False,
+        attention_dropout=0.0,
+        rope_layer_enabled_list=[True, False],
+        layer_types=["full_attention", "full_attention"],
+        mlp_bias=False,
+        layer_norm_epsilon=1e-5,
+        max_position_embeddings=16,
+        rope_theta=10000.0,
+        partial_rotary_factor=1.0,
+    )
+
+
+# Encoders with decoders of text.
+
+
+# 2 encoder layers x (q, k, v, o, up, down)
+# + 2 decoder layers x (self and cross q, k, v, o; up, down).
+@family(times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FFN))
+def bart():
+    return models.BartBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        max_sequence_length=16,
+    )
+
+
+# 2 encoder layers x (q, k, v, o, gate, up, down)
+# + 2 decoder layers x (self and cross q, k, v, o; gate, up, down).
+T5 = times(2, ATTENTION + GATED_FFN) + times(
+    2, times(2, ATTENTION) + GATED_FFN
+)
+
+
+# As above; the relative position bias is none.
+@family(T5)
+def t5():
+    return models.T5Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        key_value_dim=8,
+    )
+
+
+@family(T5)
+def t5gemma():
+    return models.T5GemmaBackbone(
+        vocabulary_size=VOCABULARY,
+        encoder_hidden_dim=12,
+        encoder_intermediate_dim=20,
+        encoder_num_layers=2,
+        encoder_num_attention_heads=4,
+        encoder_num_key_value_heads=2,
+        encoder_head_dim=6,
+        encoder_layer_types=["full_attention", "sliding_attention"],
+        decoder_hidden_dim=16,
+        decoder_intermediate_dim=28,
+        decoder_num_layers=2,
+        decoder_num_attention_heads=4,
+        decoder_num_key_value_heads=2,
+        decoder_head_dim=10,
+        decoder_layer_types=["full_attention", "sliding_attention"],
+        sliding_window=4,
+    )
+
+
+# 4 layers x (q, k, v, o, gate, up, down): the decoder's self and cross
+# attention are merged into one.
+@family(times(4, ATTENTION + GATED_FFN))
+def t5gemma2():
+    return models.T5Gemma2Backbone(
+        vocabulary_size=VOCABULARY,
+        encoder_hidden_dim=12,
+        encoder_intermediate_dim=20,
+        encoder_num_layers=2,
+        encoder_num_attention_heads=4,
+        encoder_num_key_value_heads=2,
+        encoder_head_dim=6,
+        encoder_layer_types=["full_attention", "sliding_attention"],
+        decoder_hidden_dim=12,
+        decoder_intermediate_dim=28,
+        decoder_num_layers=2,
+        decoder_num_attention_heads=4,
+        decoder_num_key_value_heads=2,
+        decoder_head_dim=6,
+        decoder_layer_types=["full_attention", "sliding_attention"],
+        sliding_window=4,
+    )
+
+
+# Audio.
+
+
+# 2 encoder layers x (q, k, v, o, up, down) + 2 decoder layers x (self and
+# cross q, k, v, o; gate with up fused, down).
+@family(
+    times(2, ATTENTION + FFN)
+    + times(2, times(2, ATTENTION) + FUSED_GATED_FFN)
+)
+def moonshine():
+    return models.MoonshineBackbone(
+        vocabulary_size=VOCABULARY,
+        filter_dim=10,
+        encoder_num_layers=2,
+        decoder_num_layers=2,
+        hidden_dim=16,
+        intermediate_dim=40,
+        encoder_num_heads=2,
+        decoder_num_heads=2,
+        feedforward_expansion_factor=3,
+    )
+
+
+# 2 encoder layers x (q, k, v, o, up, down)
+# + 2 decoder layers x (self and cross q, k, v, o; up, down).
+@family(times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FFN))
+def whisper():
+    return models.WhisperBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        num_mels=10,
+        max_encoder_sequence_length=16,
+        max_decoder_sequence_length=16,
+    )
+
+
+# Vision.
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def deit():
+    return models.DeiTBackbone(
+        image_shape=(16, 16, 3),
+        patch_size=8,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def dinov2():
+    return models.DINOV2Backbone(
+        patch_size=8,
+        num_layers=2,
+        hidden_dim=12,
+        num_heads=2,
+        intermediate_dim=20,
+        image_shape=(16, 16, 3),
+        position_embedding_shape=(16, 16, 3),
+    )
+
+
+# 2 layers x (q, k, v, o, gate with up fused, down).
+@family(times(2, ATTENTION + FUSED_GATED_FFN))
+def dinov2_swiglu():
+    return models.DINOV2Backbone(
+        patch_size=8,
+        num_layers=2,
+        hidden_dim=12,
+        num_heads=2,
+        intermediate_dim=20,
+        use_swiglu_ffn=True,
+        image_shape=(16, 16, 3),
+        position_embedding_shape=(16, 16, 3),
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def dinov3():
+    return models.DINOV3Backbone(
+        patch_size=8,
+        num_layers=2,
+        hidden_dim=16,
+        num_heads=2,
+        intermediate_dim=20,
+        image_shape=(16, 16, 3),
+    )
+
+
+# 2 layers x (q, k, v, o, gate, up, down).
+@family(times(2, ATTENTION + GATED_FFN))
+def dinov3_gated():
+    return models.DINOV3Backbone(
+        patch_size=8,
+        num_layers=2,
+        hidden_dim=16,
+        num_heads=2,
+        intermediate_dim=20,
+        use_gated_mlp=True,
+        image_shape=(16, 16, 3),
+    )
+
+
+# 2 stages x 1 layer x (q, k, v, o, up, down); neither the convolution that
+# shortens the keys' sequence nor the depthwise one inside the FFN counts.
+@family(times(2, ATTENTION + FFN))
+def mit():
+    return models.MiTBackbone(
+        layerwise_depths=[1, 1],
+        num_layers=2,
+        layerwise_num_heads=[1, 2],
+        layerwise_sr_ratios=[2, 1],
+        max_drop_path_rate=0.0,
+        layerwise_patch_sizes=[7, 3],
+        layerwise_strides=[4, 2],
+        image_shape=(32, 32, 3),
+        hidden_dims=[8, 12],
+    )
+
+
+# Stage 0: 2 blocks, stage 1: 1 block; 3 x (fused qkv, o, up, down). Patch
+# merging and the table of relative position biases are none.
+@family(times(3, FUSED_ATTENTION + FFN))
+def swin_transformer():
+    return models.SwinTransformerBackbone(
+        image_shape=(32, 32, 3),
+        embed_dim=8,
+        depths=[2, 1],
+        num_heads=[2, 4],
+        window_size=4,
+        patch_size=4,
+        mlp_ratio=2.5,
+        drop_path=0.0,
+    )
+
+
+# (2 spatial + 1 temporal) layers x (q, k, v, o, up, down).
+@family(times(3, ATTENTION + FFN))
+def video_prism():
+    return models.VideoPrismBackbone(
+        num_frames=2,
+        patch_size=8,
+        hidden_dim=12,
+        intermediate_dim=20,
+        num_heads=2,
+        num_spatial_layers=2,
+        num_temporal_layers=1,
+        num_auxiliary_layers=0,
+        image_shape=(16, 16, 3),
+    )
+
+
+# (2 spatial + 1 temporal + 1 auxiliary + 1 text) layers x (q, k, v, o, up,
+# down); the attention of the pooler is none.
+@family(times(5, ATTENTION + FFN))
+def video_prism_text():
+    return models.VideoPrismBackbone(
+        num_frames=2,
+        patch_size=8,
+        hidden_dim=12,
+        intermediate_dim=20,
+        num_heads=2,
+        num_spatial_layers=2,
+        num_temporal_layers=1,
+        num_auxiliary_layers=1,
+        vocabulary_size=VOCABULARY,
+        num_text_layers=1,
+        image_shape=(16, 16, 3),
+    )
+
+
+# 2 layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + FFN))
+def vit():
+    return models.ViTBackbone(
+        image_shape=(16, 16, 3),
+        patch_size=8,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=12,
+        mlp_dim=20,
+    )
+
+
+# 2 layers x (fused qkv, o, up, down); the convolutional neck is none.
+@family(times(2, FUSED_ATTENTION + FFN))
+def vit_det():
+    return models.ViTDetBackbone(
+        hidden_size=12,
+        num_layers=2,
+        intermediate_dim=20,
+        num_heads=2,
+        global_attention_layer_indices=[1],
+        image_shape=(32, 32, 3),
+        patch_size=8,
+        num_output_channels=6,
+        window_size=2,
+    )
+
+
+# Several modalities.
+
+
+# 2 vision layers x (q, k, v, o, up, down) + query transformer: 2 x (q, k, v,
+# o, up, down) + cross attention in layer 0 (q, k, v, o) + 2 layers of the
+# language model x (q, k, v, o, up, down).
+@family(times(6, ATTENTION + FFN) + ATTENTION)
+def blip2():
+    return models.BLIP2Backbone(
+        vision_encoder=models.BLIP2VisionEncoder(
+            image_size=16,
+            patch_size=8,
+            num_layers=2,
+            num_heads=2,
+            hidden_dim=8,
+            intermediate_dim=18,
+            use_patch_bias=True,
+            use_class_token=True,
+            use_mha_bias=True,
+            use_mlp_bias=True,
+            dropout_rate=0.0,
+            layer_norm_epsilon=1e-6,
+        ),
+        qformer=models.BLIP2QFormer(
+            num_query_tokens=3,
+            num_layers=2,
+            num_heads=2,
+            hidden_dim=10,
+            intermediate_dim=22,
+            vision_dim=8,
+            cross_attention_frequency=2,
+            dropout=0.0,
+            layer_norm_epsilon=1e-6,
+        ),
+        language_model=models.BLIP2CustomOPT(
+            vocabulary_size=VOCABULARY,
+            num_layers=2,
+            num_heads=2,
+            hidden_dim=12,
+            intermediate_dim=20,
+            num_query_tokens=3,
+            dropout=0.0,
+            max_sequence_length=16,
+            qformer_hidden_dim=10,
+        ),
+    )
+
+
+# (2 vision + 2 text) layers x (q, k, v, o, up, down); the projections into the
+# common space are none.
+@family(times(4, ATTENTION + FFN))
+def clip():
+    return models.CLIPBackbone(
+        vision_encoder=models.CLIPVisionEncoder(
+            patch_size=8,
+            hidden_dim=12,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=20,
+            image_shape=(16, 16, 3),
+        ),
+        text_encoder=models.CLIPTextEncoder(
+            vocabulary_size=VOCABULARY,
+            embedding_dim=16,
+            hidden_dim=16,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=28,
+            max_sequence_length=16,
+        ),
+        projection_dim=10,
+    )
+
+
+# (2 vision + 2 text) layers x (q, k, v, o, up, down); the projections into the
+# common space are none.
+@family(times(4, ATTENTION + FFN))
+def metaclip_2():
+    return models.MetaCLIP2Backbone(
+        vision_encoder=models.MetaCLIP2VisionEncoder(
+            patch_size=8,
+            hidden_dim=12,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=20,
+            image_shape=(16, 16, 3),
+        ),
+        text_encoder=models.MetaCLIP2TextEncoder(
+            vocabulary_size=VOCABULARY,
+            embedding_dim=16,
+            hidden_dim=16,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=28,
+            max_sequence_length=16,
+        ),
+        projection_dim=10,
+    )
+
+
+# 2 text layers x (q, k, v, o, gate, up, down)
+# + 2 vision layers x (q, k, v, o, up, down).
+@family(times(2, ATTENTION + GATED_FFN) + times(2, ATTENTION + FFN))
+def pali_gemma():
+    return models.PaliGemmaBackbone(
+        vocabulary_size=VOCABULARY,
+        image_size=16,
+        num_layers=2,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=12,
+        intermediate_dim=40,
+        head_dim=6,
+        vit_patch_size=8,
+        vit_num_heads=2,
+        vit_hidden_dim=8,
+        vit_num_layers=2,
+        vit_intermediate_dim=18,
+    )
+
+
+# 2 image layers x (q, k, v, o, up, down) + 2 decoder layers x (self and cross
+# q, k, v, o; up, down); the head is none.
+@family(times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FFN))
+def parseq():
+    return models.PARSeqBackbone(
+        image_encoder=vit(),
+        vocabulary_size=VOCABULARY,
+        max_label_length=8,
+        decoder_hidden_dim=12,
+        num_decoder_layers=2,
+        num_decoder_heads=2,
+        decoder_mlp_dim=28,
+    )
+
+
+# (2 vision + 2 text) layers x (q, k, v, o, up, down); neither the attention nor
+# the FFN of the vision pooler counts.
+@family(times(4, ATTENTION + FFN))
+def siglip():
+    return models.SigLIPBackbone(
+        vision_encoder=models.SigLIPVisionEncoder(
+            patch_size=8,
+            hidden_dim=12,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=20,
+            image_shape=(16, 16, 3),
+        ),
+        text_encoder=models.SigLIPTextEncoder(
+            vocabulary_size=VOCABULARY,
+            embedding_dim=12,
+            hidden_dim=12,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=28,
+            max_sequence_length=16,
+        ),
+    )
+
+
+# Models in which there is nothing to find.
+
+
+@family(None)
+def resnet():
+    return models.ResNetBackbone(
+        input_conv_filters=[8],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[8, 12],
+        stackwise_num_blocks=[1, 1],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+        image_shape=(16, 16, 3),
+    )
+
+
+@family(None)
+def rwkv7():
+    return models.RWKV7Backbone(
+        hidden_size=16,
+        head_size=8,
+        num_layers=2,
+        vocabulary_size=VOCABULARY,
+        intermediate_dim=20,
+        gate_lora=4,
+        mv_lora=4,
+        aaa_lora=4,
+        decay_lora=4,
+    )

@@ -1,0 +1,52 @@
+"""A two-block Transformer with the same weights on every backend."""
+
+import keras
+import numpy as np
+
+WIDTH = 8
+LENGTH = 6
+CLASSES = 3
+
+
+def transformer(blocks=2, seed=0):
+    """Pre-norm Transformer classifier on (batch, LENGTH, WIDTH) floats."""
+    inputs = keras.Input((LENGTH, WIDTH))
+    x = inputs
+    for i in range(blocks):
+        y = keras.layers.LayerNormalization(name=f"block_{i}_norm_1")(x)
+        # No bias: the gradient of a key's is zero but for rounding, which
+        # Adam would blow up to full steps, other ones on each backend.
+        y = keras.layers.MultiHeadAttention(
+            2, 4, use_bias=False, name=f"block_{i}_attention"
+        )(y, y)
+        x = keras.layers.Add(name=f"block_{i}_add_1")([x, y])
+        y = keras.layers.LayerNormalization(name=f"block_{i}_norm_2")(x)
+        y = keras.layers.Dense(16, activation="relu", name=f"block_{i}_up")(y)
+        y = keras.layers.Dense(WIDTH, name=f"block_{i}_down")(y)
+        x = keras.layers.Add(name=f"block_{i}_add_2")([x, y])
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    outputs = keras.layers.Dense(CLASSES, name="head")(x)
+    model = keras.Model(inputs, outputs)
+    set_weights(model, seed)
+    return model
+
+
+def set_weights(model, seed=0):
+    """Draws the weights from numpy, so that all backends start alike."""
+    rng = np.random.default_rng(seed)
+    for variable in model.trainable_variables:
+        value = 0.3 * rng.standard_normal(variable.shape).astype("float32")
+        variable.assign(value + ("gamma" in variable.path))
+
+
+def data(batches, batch_size=4, seed=1):
+    """Arrays `x`, `y` of so many batches, to be read in order."""
+    rng = np.random.default_rng(seed)
+    n = batches * batch_size
+    x = rng.standard_normal((n, LENGTH, WIDTH)).astype("float32")
+    y = rng.integers(0, CLASSES, n).astype("int32")
+    return x, y
+
+
+def loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
