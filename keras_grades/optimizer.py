@@ -352,11 +352,13 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         """Overwrites weights with their averages, but none that is frozen."""
         frozen = [
             v
-            for c, step in zip(self.components, np.asarray(self.frozen_at))
+            for c, step in zip(
+                self.components, ops.convert_to_numpy(self.frozen_at)
+            )
             if step > 0
             for v in c.variables
         ]
-        values = [np.array(v) for v in frozen]
+        values = [ops.convert_to_numpy(v).copy() for v in frozen]
         self.inner_optimizer.finalize_variable_values(var_list)
         for variable, value in zip(frozen, values):
             variable.assign(value)

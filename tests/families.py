@@ -8,11 +8,15 @@ import collections
 import dataclasses
 from collections.abc import Callable
 
-import keras_hub
+import keras
 import numpy as np
+from keras_hub import layers
 from keras_hub import models
-from keras_hub.src.models.gemma3.gemma3_vision_encoder import Gemma3VisionEncoder
+from keras_hub.src.models.mobilenetv5.mobilenetv5_builder import (
+    convert_arch_def_to_stackwise,
+)
 from keras_hub.src.models.stable_diffusion_3.t5_encoder import T5Encoder
+from keras_hub.src.models.vae.vae_backbone import VAEBackbone
 
 VOCABULARY = 31
 
@@ -287,7 +291,7 @@ def gemma3_vision():
         hidden_dim=12,
         intermediate_dim=20,
         head_dim=6,
-        vision_encoder=Gemma3VisionEncoder(
+        vision_encoder=models.Gemma3VisionEncoder(
             image_size=16,
             patch_size=4,
             num_heads=2,
@@ -297,6 +301,160 @@ def gemma3_vision():
             output_dim=12,
             pool_size=2,
         ),
+    )
+
+
+# The text model of Gemma 3n without its towers.
+GEMMA3N = dict(
+    text_vocab_size=VOCABULARY,
+    text_hidden_size=12,
+    num_hidden_layers=2,
+    pad_token_id=0,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=6,
+    intermediate_size=[20, 20],
+    hidden_activation="gelu_approximate",
+    layer_types=["full_attention", "sliding_attention"],
+    sliding_window=4,
+    rope_theta=10000.0,
+    max_position_embeddings=16,
+    vocab_size_per_layer_input=VOCABULARY,
+    hidden_size_per_layer_input=2,
+    altup_num_inputs=2,
+    laurel_rank=3,
+)
+
+
+# 2 layers x (q, k, v, o, gate, up, down); LAuReL, AltUp and the per-layer
+# inputs are none.
+@family(times(2, ATTENTION + GATED_FFN))
+def gemma3n():
+    return models.Gemma3nBackbone(**GEMMA3N)
+
+
+# 2 text layers x (q, k, v, o, gate, up, down) + 1 vision block of multi-query
+# attention (q, k, v, o as 1x1 convolutions) + 1 audio block (q, k, v, o and
+# the projection of the relative positions, a second key; 2 FFNs x (up,
+# down)). The convolution module of the audio block is none.
+@family(
+    times(2, ATTENTION + GATED_FFN)
+    + ATTENTION
+    + (ATTENTION + roles("key") + times(2, FFN))
+)
+def gemma3n_multimodal():
+    vision_encoder = models.MobileNetV5Backbone(
+        **convert_arch_def_to_stackwise(
+            [["er_r1_k3_s2_e1_c8"], ["mqa_r1_k3_h2_d6_s1_c8"]]
+        ),
+        num_features=8,
+        image_shape=(16, 16, 3),
+        use_msfa=False,
+    )
+    return models.Gemma3nBackbone(
+        **GEMMA3N,
+        vision_encoder_config=vision_encoder.get_config(),
+        vision_hidden_size=8,
+        audio_encoder_config=dict(
+            hidden_size=8,
+            input_feat_size=16,
+            sscp_conv_channel_size=[4, 6],
+            sscp_conv_kernel_size=[(3, 3), (3, 3)],
+            sscp_conv_stride_size=[(2, 2), (2, 2)],
+            sscp_conv_group_norm_eps=1e-3,
+            num_hidden_layers=1,
+            rms_norm_eps=1e-6,
+            gradient_clipping=1e10,
+            residual_weight=0.5,
+            num_attention_heads=2,
+            attention_chunk_size=4,
+            num_attention_context_right=0,
+            num_attention_context_left=5,
+            attention_logit_cap=50.0,
+            conv_kernel_size=5,
+            reduction_factor=1,
+        ),
+        audio_hidden_size=8,
+    )
+
+
+# The text model of Gemma 4 without its towers.
+GEMMA4 = dict(
+    vocabulary_size=VOCABULARY,
+    image_size=16,
+    num_query_heads=4,
+    num_key_value_heads=2,
+    hidden_dim=12,
+    intermediate_dim=20,
+    head_dim=6,
+    global_head_dim=8,
+    sliding_window_size=4,
+)
+
+
+# 3 layers x (q, o, gate, up, down), of which the last takes its keys and
+# values from the second, so 2 x (k, v). The per-layer inputs are none.
+@family(
+    times(3, roles("query", "attention_output") + GATED_FFN)
+    + times(2, roles("key", "value"))
+)
+def gemma4():
+    return models.Gemma4Backbone(
+        **GEMMA4,
+        num_layers=3,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+        num_kv_shared_layers=1,
+        hidden_size_per_layer_input=2,
+    )
+
+
+# 2 layers x (q, k, v, o; gate, up, down; three stacks of 3 experts: gate, up,
+# down).
+@family(times(2, ATTENTION + times(2, GATED_FFN)))
+def gemma4_moe():
+    return models.Gemma4Backbone(
+        **GEMMA4,
+        num_layers=2,
+        enable_moe_block=True,
+        num_experts=3,
+        expert_intermediate_dim=28,
+        num_experts_per_token=2,
+    )
+
+
+# 2 text layers and 2 vision layers x (q, k, v, o, gate, up, down) + 1 audio
+# block (q, k, v, o and the projection of the relative positions, a second
+# key; 2 FFNs x (up, down)). The convolution module of the audio block is none.
+@family(
+    times(4, ATTENTION + GATED_FFN) + (ATTENTION + roles("key") + times(2, FFN))
+)
+def gemma4_multimodal():
+    return models.Gemma4Backbone(
+        **GEMMA4,
+        num_layers=2,
+        vision_encoder=models.Gemma4VisionEncoder(
+            image_size=16,
+            patch_size=4,
+            num_heads=2,
+            hidden_dim=16,
+            num_layers=2,
+            intermediate_dim=18,
+            head_dim=8,
+            output_dim=12,
+            pool_size=2,
+        ),
+        audio_encoder=models.Gemma4AudioEncoder(
+            input_feat_size=16,
+            hidden_size=8,
+            num_heads=2,
+            num_layers=1,
+            chunk_size=4,
+            context_left=5,
+            sscp_conv_channels=(4, 6),
+            output_proj_dims=10,
+            output_dim=12,
+        ),
+        num_audio_tokens_per_clip=4,
     )
 
 
@@ -524,10 +682,9 @@ def qwen3_moe():
     )
 
 
-# 2 x (q, k, v, o) + dense layer 0: gate, up, down + sparse layer 1: two
-# stacks of 3 experts (gate with up fused, down) and a shared expert (gate,
-# up, down).
-@family(times(2, ATTENTION) + GATED_FFN + FUSED_GATED_FFN + GATED_FFN)
+# 2 layers x (q, k, v, o; two stacks of 3 experts: gate with up fused, down;
+# shared expert: gate, up, down).
+@family(times(2, ATTENTION + FUSED_GATED_FFN + GATED_FFN))
 def qwen_moe():
     return models.QwenMoeBackbone(
         vocabulary_size=VOCABULARY,
@@ -540,7 +697,6 @@ def qwen_moe():
         shared_expert_intermediate_dim=32,
         num_experts=3,
         top_k=2,
-        mlp_only_layers=[0],
     )
 
 
@@ -585,12 +741,22 @@ def bart():
 
 # 2 encoder layers x (q, k, v, o, gate, up, down)
 # + 2 decoder layers x (self and cross q, k, v, o; gate, up, down).
-T5 = times(2, ATTENTION + GATED_FFN) + times(
-    2, times(2, ATTENTION) + GATED_FFN
-)
+T5 = times(2, ATTENTION + GATED_FFN) + times(2, times(2, ATTENTION) + GATED_FFN)
 
 
-# As above; the relative position bias is none.
+@family(T5)
+def edrec():
+    return models.EdRecBackbone(
+        vocab_size=VOCABULARY,
+        num_layers_enc=2,
+        num_layers_dec=2,
+        hidden_dim=12,
+        intermediate_dim=20,
+        num_heads=2,
+    )
+
+
+# The relative position bias is none.
 @family(T5)
 def t5():
     return models.T5Backbone(
@@ -655,8 +821,7 @@ def t5gemma2():
 # 2 encoder layers x (q, k, v, o, up, down) + 2 decoder layers x (self and
 # cross q, k, v, o; gate with up fused, down).
 @family(
-    times(2, ATTENTION + FFN)
-    + times(2, times(2, ATTENTION) + FUSED_GATED_FFN)
+    times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FUSED_GATED_FFN)
 )
 def moonshine():
     return models.MoonshineBackbone(
@@ -701,6 +866,28 @@ def deit():
         num_heads=2,
         hidden_dim=12,
         intermediate_dim=20,
+    )
+
+
+# The 2 layers of its image encoder x (q, k, v, o, up, down); the rest is
+# convolutional.
+@family(times(2, ATTENTION + FFN))
+def depth_anything():
+    return models.DepthAnythingBackbone(
+        image_encoder=models.DINOV2Backbone(
+            patch_size=8,
+            num_layers=2,
+            hidden_dim=12,
+            num_heads=2,
+            intermediate_dim=20,
+            image_shape=(64, 64, 3),
+            position_embedding_shape=(64, 64, 3),
+        ),
+        reassemble_factors=[2, 1, 0.5],
+        neck_hidden_dims=[4, 4, 4],
+        fusion_hidden_dim=4,
+        head_hidden_dim=4,
+        head_in_index=-1,
     )
 
 
@@ -879,6 +1066,7 @@ def blip2():
             use_mlp_bias=True,
             dropout_rate=0.0,
             layer_norm_epsilon=1e-6,
+            initializer_range=0.02,
         ),
         qformer=models.BLIP2QFormer(
             num_query_tokens=3,
@@ -1018,17 +1206,117 @@ def siglip():
     )
 
 
+# An image segmenter owns the mask decoder that the backbone only carries:
+# 2 image layers x (fused qkv, o, up, down) + 2 two-way layers x (self, token to
+# image and image to token attention, each q, k, v, o; up, down) + final
+# attention (q, k, v, o). Hypernetworks, IoU head and upscaling are none.
+@family(times(2, FUSED_ATTENTION + FFN) + times(7, ATTENTION) + times(2, FFN))
+def sam():
+    return models.SAMImageSegmenter(
+        models.SAMBackbone(
+            image_encoder=models.ViTDetBackbone(
+                hidden_size=12,
+                num_layers=2,
+                intermediate_dim=20,
+                num_heads=2,
+                global_attention_layer_indices=[1],
+                image_shape=(32, 32, 3),
+                patch_size=8,
+                num_output_channels=16,
+                window_size=2,
+            ),
+            prompt_encoder=layers.SAMPromptEncoder(
+                hidden_size=16,
+                image_embedding_size=(4, 4),
+                input_image_size=(32, 32),
+                mask_in_channels=4,
+            ),
+            mask_decoder=layers.SAMMaskDecoder(
+                num_layers=2,
+                hidden_size=16,
+                intermediate_dim=28,
+                num_heads=2,
+                embedding_dim=16,
+                iou_head_hidden_dim=10,
+            ),
+        )
+    )
+
+
+# Diffuser, layer 0: image stream with dual attention 2 x (fused qkv, o), up,
+# down + text stream (fused qkv, o, up, down); layer 1, the last: image stream
+# (fused qkv, o, up, down) + text stream (fused qkv only). Encoders of text:
+# (2 + 2) CLIP layers x (q, k, v, o, up, down) + 1 T5 layer (q, k, v, o, gate,
+# up, down). VAE: one attention each in encoder and decoder (q, k, v, o as 1x1
+# convolutions). Modulation and embedders (time step, pooled text) are none.
+# (KerasHub 0.32 cannot build this T5 encoder on PyTorch.)
+@family(
+    (times(3, FUSED_ATTENTION) + times(2, FFN))
+    + (FUSED_ATTENTION + FFN + roles("qkv"))
+    + times(4, ATTENTION + FFN)
+    + (ATTENTION + GATED_FFN)
+    + times(2, ATTENTION)
+)
+def stable_diffusion_3():
+    return models.StableDiffusion3Backbone(
+        mmdit_patch_size=2,
+        mmdit_hidden_dim=12,
+        mmdit_num_layers=2,
+        mmdit_num_heads=2,
+        mmdit_position_size=4,
+        mmdit_qk_norm="rms_norm",
+        mmdit_dual_attention_indices=(0,),
+        vae=VAEBackbone(
+            encoder_num_filters=[32, 32, 32, 32],
+            encoder_num_blocks=[1, 1, 1, 1],
+            decoder_num_filters=[32, 32, 32, 32],
+            decoder_num_blocks=[1, 1, 1, 1],
+        ),
+        clip_l=models.CLIPTextEncoder(
+            vocabulary_size=VOCABULARY,
+            embedding_dim=16,
+            hidden_dim=16,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=28,
+            intermediate_output_index=-2,
+            max_sequence_length=16,
+            name="clip_l",
+        ),
+        clip_g=models.CLIPTextEncoder(
+            vocabulary_size=VOCABULARY,
+            embedding_dim=16,
+            hidden_dim=16,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=28,
+            intermediate_output_index=-2,
+            max_sequence_length=16,
+            name="clip_g",
+        ),
+        t5=T5Encoder(
+            vocabulary_size=VOCABULARY,
+            num_layers=1,
+            num_heads=2,
+            hidden_dim=36,
+            intermediate_dim=44,
+            name="t5",
+        ),
+        image_shape=(32, 32, 3),
+    )
+
+
 # Models in which there is nothing to find.
 
 
 @family(None)
 def resnet():
     return models.ResNetBackbone(
-        input_conv_filters=[8],
+        input_conv_filters=[64],
         input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[8, 12],
-        stackwise_num_blocks=[1, 1],
-        stackwise_num_strides=[1, 2],
+        stackwise_num_filters=[64],
+        stackwise_num_blocks=[1],
+        stackwise_num_strides=[1],
         block_type="basic_block",
         image_shape=(16, 16, 3),
     )
@@ -1047,3 +1335,68 @@ def rwkv7():
         aaa_lora=4,
         decay_lora=4,
     )
+
+
+# Training.
+
+LENGTH = 8
+CLASSES = 3
+
+
+def text(rng, batch_size, prefix=""):
+    shape = (batch_size, LENGTH)
+    return {
+        f"{prefix}token_ids": rng.integers(1, VOCABULARY, shape, "int32"),
+        f"{prefix}padding_mask": np.ones(shape, "int32"),
+    }
+
+
+def segmented_text(rng, batch_size):
+    segments = rng.integers(0, 2, (batch_size, LENGTH), "int32")
+    return text(rng, batch_size) | {"segment_ids": segments}
+
+
+def two_texts(rng, batch_size):
+    return text(rng, batch_size, "encoder_") | text(rng, batch_size, "decoder_")
+
+
+def images(rng, batch_size):
+    return rng.standard_normal((batch_size, 16, 16, 3), "float32")
+
+
+def speech(rng, batch_size):
+    features = rng.standard_normal((batch_size, 16, 10), "float32")
+    return text(rng, batch_size, "decoder_") | {"encoder_features": features}
+
+
+# Ten of the families, each with a function (random generator, batch size) ->
+# inputs.
+SAMPLE = {
+    "albert": segmented_text,  # shared layers
+    "bart": two_texts,  # encoder and decoder
+    "bert": segmented_text,  # encoder
+    "gpt2": text,  # decoder
+    "gpt_neo_x": text,  # fused qkv
+    "llama": text,  # gated FFN
+    "qwen_moe": text,  # routed and shared experts
+    "t5": two_texts,  # encoder and decoder, gated FFN
+    "vit": images,  # vision
+    "whisper": speech,  # audio
+}
+
+
+def classifier(backbone):
+    """Returns a model with a head on the mean of the backbone's sequence."""
+    sequence = backbone.output
+    if isinstance(sequence, dict):
+        names = ("decoder_sequence_output", "sequence_output")
+        sequence = next(sequence[name] for name in names if name in sequence)
+    mean = keras.layers.GlobalAveragePooling1D()(sequence)
+    return keras.Model(backbone.input, keras.layers.Dense(CLASSES)(mean))
+
+
+def batches(name, number, batch_size=4, seed=0):
+    """Returns random inputs and labels for so many batches of one family."""
+    rng = np.random.default_rng(seed)
+    x = SAMPLE[name](rng, number * batch_size)
+    return x, rng.integers(0, CLASSES, number * batch_size)

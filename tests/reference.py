@@ -3,6 +3,8 @@
 Plain gradients, decisions in numpy, variables set non-trainable by hand.
 """
 
+import functools
+
 import keras
 import numpy as np
 
@@ -20,17 +22,25 @@ def gradients(model, variables, x, y, loss_fn):
         model.zero_grad()
         loss_fn(y, model(x, training=True)).backward()
         return [v.value.grad for v in variables]
+    all_variables = model.variables
+    grads = _jax_gradients(model, loss_fn)(
+        [v.value for v in all_variables], x, y
+    )
+    grad_of = {id(v): g for v, g in zip(all_variables, grads)}
+    return [grad_of[id(v)] for v in variables]
+
+
+@functools.cache
+def _jax_gradients(model, loss_fn):
+    """Gradients of all variables, so that it is compiled only once."""
     import jax
 
-    others = [v for v in model.variables if all(v is not w for w in variables)]
-
-    def loss_of(values):
-        mapping = list(zip(variables, values))
-        mapping += [(v, v.value) for v in others]
+    def loss_of(values, x, y):
+        mapping = list(zip(model.variables, values))
         with keras.StatelessScope(state_mapping=mapping):
             return loss_fn(y, model(x, training=True))
 
-    return jax.grad(loss_of)([v.value for v in variables])
+    return jax.jit(jax.grad(loss_of))
 
 
 def apply(optimizer, grads, variables):

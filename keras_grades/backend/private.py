@@ -4,17 +4,77 @@
 """
 
 import keras
+from keras.src.ops.function import make_node_key
+from keras.src.utils.naming import to_snake_case
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
 __all__ = [
+    "embedding_variable_ids",
     "find_grades_optimizer",
+    "graph_sources",
     "inner_gradients",
     "is_update_step",
     "narrow",
     "no_automatic_dependency_tracking",
     "optimizer_place",
+    "sublayers",
+    "to_snake_case",
     "widen",
 ]
+
+
+def sublayers(layer):
+    """The layers that a layer holds, each after the attribute that holds it.
+
+    In the order of the data where the layer is a graph, else as created.
+    """
+    held = {id(sublayer): sublayer for sublayer in layer._layers}
+    names = {}
+    attributes = dict(vars(layer))
+    # PyTorch keeps layers in a place of its own.
+    attributes |= attributes.pop("_modules", {})
+    for attribute, value in attributes.items():
+        if not attribute.startswith(("_layers", "_operations")):
+            _name_layers(attribute.lstrip("_"), value, held, names)
+    if isinstance(layer, keras.Model):
+        in_order = [s for s in layer.layers if id(s) in held]
+        held = {id(s): s for s in in_order} | held
+    return [(names.get(key, ""), s) for key, s in held.items()]
+
+
+def _name_layers(name, value, held, names):
+    if isinstance(value, keras.Layer):
+        if id(value) in held:
+            names.setdefault(id(value), name)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _name_layers(f"{name}_{key}", item, held, names)
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _name_layers(f"{name}_{i}", item, held, names)
+
+
+def embedding_variable_ids(model):
+    """The ids of all variables that are looked up in an embedding."""
+    return {
+        id(v)
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.Embedding)
+        for v in layer.variables
+    }
+
+
+def graph_sources(model):
+    """Of a functional model, the operations that feed each operation."""
+    return {
+        operation: [
+            parent.operation
+            for i, node in enumerate(operation._inbound_nodes)
+            if make_node_key(operation, i) in model._nodes
+            for parent in node.parent_nodes
+        ]
+        for operation in model.operations
+    }
 
 
 def find_grades_optimizer(model):

@@ -1,0 +1,184 @@
+"""`find_components`: which matrices of a model GradES watches.
+
+By structure and type: the tree of layers (`tree`), the attention layers in it
+(`attention`), the block that each belongs to (`blocks`), and what else in the
+block maps its width to another and back (`feed_forward`, `graph`).
+"""
+
+import collections
+import os
+import re
+
+import keras
+
+from keras_grades.backend import private
+from keras_grades.component import Component
+from keras_grades.component import ComponentList
+from keras_grades.discovery.blocks import Blocks
+from keras_grades.discovery.blocks import is_graph
+from keras_grades.discovery.tree import layer_tree
+
+__all__ = ["find_components"]
+
+
+def find_components(model, include=None, exclude=None):
+    """Finds the attention and feed-forward projections of a model.
+
+    It looks at structure, not at families of models: what an attention layer
+    holds, and what maps the hidden width to another and back in the same
+    block. Embeddings, norms, routers, poolers, heads, patch embeddings and
+    adapters are no components, and what is not trainable is left out.
+
+    Example:
+
+    ```python
+    components = keras_grades.find_components(model)
+    print(components)  # A table: name, role, block, shape, parameters.
+    ```
+
+    Args:
+        model: A built `keras.Model` or layer.
+        include: A regular expression on names (`re.search`), or a function
+            `Component -> bool`: keep only these. Defaults to `None`, all.
+        exclude: The same, for what to leave out. Defaults to `None`.
+
+    Returns:
+        `ComponentList`, a list of `Component` in the order in which data
+        meets them. Names are unique, and the same in every run and on every
+        backend.
+
+    Raises:
+        ValueError: If the model is not built, or nothing is found or left.
+        TypeError: If `include` or `exclude` is something else.
+    """
+    _check_built(model)
+    keeps, drops = (
+        _predicate("include", include),
+        _predicate("exclude", exclude),
+    )
+    found = _find(model)
+    if not found:
+        raise ValueError(_nothing_found(model))
+    chosen = [
+        c
+        for c in found
+        if (include is None or keeps(c)) and (exclude is None or not drops(c))
+    ]
+    if not chosen:
+        raise ValueError(
+            "No component is left by the selection. Received: "
+            f"include={include!r}, exclude={exclude!r}. There are: "
+            + ", ".join(c.name for c in found[:8])
+            + (f", ... ({len(found)} in all)" if len(found) > 8 else "")
+        )
+    return ComponentList(chosen)
+
+
+def _find(model):
+    root = layer_tree(model)
+    order = {}
+    for node in root.walk():
+        for matrix in node.matrices:
+            order[id(matrix)] = len(order)
+    found = sorted(Blocks(root).roles(), key=lambda f: order[id(f[0])])
+
+    trainable = {id(v) for v in model.trainable_variables}
+    taken = private.embedding_variable_ids(model)
+    components, flat = [], []
+    for matrix, role, block in found:
+        variables = tuple(v for v in matrix.variables if id(v) in trainable)
+        if not variables or variables[0] is not matrix.variables[0]:
+            continue
+        if taken & {id(v) for v in variables}:
+            continue
+        taken |= {id(v) for v in variables}
+        component = Component(matrix.path, role, block.path, variables)
+        components.append(component)
+        if block.path == "" or is_graph(block.layer):
+            flat.append(component)
+    _name_flat_blocks(flat)
+    _drop_common_prefix(components)
+    return components
+
+
+def _name_flat_blocks(components):
+    """Numbers the blocks of a graph that has no layer for each.
+
+    One begins where attention follows on a feed-forward network.
+    """
+    number, was_feed_forward = collections.Counter(), {}
+    for component in components:
+        graph = component.block
+        is_feed_forward = component.role.startswith("ffn")
+        if was_feed_forward.get(graph) and not is_feed_forward:
+            number[graph] += 1
+        was_feed_forward[graph] = is_feed_forward
+        block = f"block_{number[graph]}"
+        component.block = f"{graph}/{block}" if graph else block
+
+
+def _drop_common_prefix(components):
+    """Drops the names of what holds all blocks: it tells none apart."""
+    parents = [
+        os.path.commonprefix([c.block.split("/")[:-1], c.name.split("/")[:-1]])
+        for c in components
+    ]
+    common = len(os.path.commonprefix(parents)) if parents else 0
+    for component in components:
+        component.block = _after(component.block, common)
+        component.name = _after(component.name, common)
+
+
+def _after(path, segments):
+    return "/".join(path.split("/")[segments:])
+
+
+def _predicate(name, selection):
+    """What a regular expression or function says of a component."""
+    if selection is None:
+        return None
+    if callable(selection):
+        return selection
+    if not isinstance(selection, str):
+        raise TypeError(
+            f"`{name}` must be a regular expression on component names or a "
+            f"function `Component -> bool`. Received: {name}={selection!r} "
+            f"of type {type(selection).__name__}"
+        )
+    try:
+        pattern = re.compile(selection)
+    except re.error as error:
+        raise ValueError(
+            f"`{name}` must be a valid regular expression. Received: "
+            f"{name}={selection!r} ({error})"
+        ) from error
+    return lambda component: bool(pattern.search(component.name))
+
+
+def _nothing_found(model):
+    kinds = collections.Counter(
+        type(node.layer).__name__ for node in layer_tree(model).walk()
+    )
+    seen = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+    frozen = not model.trainable_variables
+    return (
+        "No trainable projection of an attention or feed-forward block was "
+        f"found in {model.name!r}. "
+        + ("All of it is set non-trainable. " if frozen else "")
+        + f"Kinds of layers seen: {seen}. If it is a Transformer, tell us "
+        "about it; else GradES has nothing to freeze."
+    )
+
+
+def _check_built(model):
+    if not isinstance(model, keras.Layer):
+        raise TypeError(
+            "`model` must be a `keras.Model` or layer. Received: "
+            f"{model!r} of type {type(model).__name__}"
+        )
+    if not model.built or not model.variables:
+        raise ValueError(
+            "The model must be built, so that it has variables. Call it on a "
+            "batch of data, or `model.build(input_shape)`. Received: "
+            f"{model.name!r}, which is not built."
+        )

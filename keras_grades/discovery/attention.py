@@ -1,0 +1,106 @@
+"""Which layers are attention, and what their projections do.
+
+An attention layer holds projections to queries, keys and values, by
+themselves or fused. What it is called matters less than what it holds.
+"""
+
+import re
+
+QUERY = {"q", "query", "queries", "wq"}
+KEY = {"k", "key", "keys", "wk"}
+VALUE = {"v", "value", "values", "wv"}
+FUSED = {"qkv", "wqkv", "qkvz", "kv", "wkv"}
+OUTPUT = {"o", "out", "output", "wo"}
+PROJECTION = {"proj", "projection", "projector"}
+SAYS_NOTHING = {"attention", "attn", "c", "dense", "layer", "linear"}
+POSITIONS = {"encoding", "pos", "position", "positional", "rel", "relative"}
+
+
+def words(name):
+    return set(re.findall("[a-z]+", name.lower()))
+
+
+def named_role(name):
+    """The role that a name tells, or None."""
+    found = words(name)
+    if found & FUSED or len(_inputs(found)) > 1:
+        return "qkv"
+    if _inputs(found):
+        return _inputs(found)[0]
+    plain = found & PROJECTION and found <= PROJECTION | SAYS_NOTHING
+    if (found & OUTPUT and not found & POSITIONS) or plain:
+        return "attention_output"
+    return None
+
+
+def _inputs(found):
+    roles = {"query": QUERY, "key": KEY, "value": VALUE}
+    return [role for role, spelled in roles.items() if found & spelled]
+
+
+def is_pooler(node):
+    """Whether a layer condenses a sequence, with or without attention."""
+    return "Pool" in type(node.layer).__name__
+
+
+def attention_roles(node):
+    """The role of each projection that a layer holds, if it is attention.
+
+    Returns:
+        List of pairs of `Matrix` and role; empty if it is something else.
+    """
+    if node.is_projection:
+        return []
+    matrices = node.direct_matrices
+    named = [(m, _role(m)) for m in matrices]
+    roles = {role for _, role in named if role}
+    is_attention = (
+        {"query", "key", "value"} <= roles
+        or "qkv" in roles
+        # Keys and values may be another layer's.
+        or ("query" in roles and "Attention" in type(node.layer).__name__)
+    )
+    if not is_attention:
+        return _unnamed_attention(node)
+    widths = {m.width_out for m, role in named if role in ("value", "qkv")}
+    widths |= {m.width_in for m, role in named if role == "attention_output"}
+    pairs = []
+    for matrix, role in named:
+        if role is None and _is_full_size_extra(matrix, widths):
+            role = _role_of_extra(matrix)
+        if role is not None:
+            pairs.append((matrix, role))
+    return pairs
+
+
+def _role(matrix):
+    return next(filter(None, map(named_role, matrix.names)), None)
+
+
+def _is_full_size_extra(matrix, widths):
+    """Not a gate with a number per head, a table or a convolution."""
+    return (
+        matrix.node.is_projection
+        and not matrix.is_convolution
+        and matrix.width_out in widths
+        and "gate" not in words(matrix.names[0])
+    )
+
+
+def _role_of_extra(matrix):
+    """Projected positions act as keys; anything else gates the output."""
+    found = set().union(*map(words, matrix.names))
+    return "key" if found & POSITIONS else "attention_output"
+
+
+def _unnamed_attention(node):
+    """One projection three times as wide as its input, and one back."""
+    if "Attention" not in type(node.layer).__name__:
+        return []
+    matrices = [m for m in node.direct_matrices if not m.is_convolution]
+    fused = [m for m in matrices if m.width_out == 3 * m.width_in]
+    if len(fused) != 1:
+        return []
+    width = fused[0].width_in
+    back = [m for m in matrices if m.width_in == m.width_out == width]
+    return [(fused[0], "qkv")] + [(m, "attention_output") for m in back]

@@ -1,0 +1,244 @@
+"""What GradES promises, against a plain loop written out by hand.
+
+The loop of `reference.py` takes plain gradients, decides in numpy and sets
+variables non-trainable by hand.
+"""
+
+import functools
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import reference
+import small
+
+import keras_grades
+
+STEPS = 16
+BATCH = 4
+GRACE = 3
+
+OPTIMIZERS = {
+    "sgd": lambda **clip: keras.optimizers.SGD(0.05, momentum=0.9, **clip),
+    "adam": lambda **clip: keras.optimizers.Adam(0.01, **clip),
+    "adamw": lambda **clip: keras.optimizers.AdamW(
+        0.01, weight_decay=0.2, **clip
+    ),
+}
+CLIPS = {"unclipped": {}, "clipped": {"global_clipnorm": 0.5}}
+MONITORS = ("gradient", "gradient_change", "weight_change")
+NORMS = ("l1", "mean_l1", "l2")
+WHEN = {"at_once": (0, 1), "patience": (1, 1), "interval": (1, 2)}
+
+
+def case(optimizer, clip, monitor, norm, when):
+    patience, interval = WHEN[when]
+    return {
+        "optimizer": optimizer,
+        "clip": clip,
+        "monitor": monitor,
+        "norm": norm,
+        "patience": patience,
+        "interval": interval,
+    }
+
+
+# Each value of each argument, and each monitor with each norm.
+SAMPLE = [
+    case("sgd", "unclipped", "gradient", "l1", "at_once"),
+    case("adamw", "clipped", "gradient", "mean_l1", "patience"),
+    case("adam", "clipped", "gradient", "l2", "interval"),
+    case("adamw", "unclipped", "gradient_change", "l1", "patience"),
+    case("sgd", "clipped", "gradient_change", "mean_l1", "interval"),
+    case("adam", "unclipped", "gradient_change", "l2", "at_once"),
+    case("adam", "clipped", "weight_change", "l1", "interval"),
+    case("adamw", "clipped", "weight_change", "mean_l1", "at_once"),
+    case("sgd", "unclipped", "weight_change", "l2", "patience"),
+]
+ALL = [
+    case(*values)
+    for values in itertools.product(OPTIMIZERS, CLIPS, MONITORS, NORMS, WHEN)
+]
+
+
+def name(arguments):
+    return "-".join(map(str, arguments.values()))
+
+
+def batches():
+    x, y = small.data(STEPS, BATCH)
+    return [
+        (x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, len(x), BATCH)
+    ]
+
+
+def run_reference(arguments, tau):
+    """The independent loop: freeze steps, statistics, final weights."""
+    arguments = dict(arguments)
+    optimizer = OPTIMIZERS[arguments.pop("optimizer")]
+    clip = CLIPS[arguments.pop("clip")]
+    model = small.transformer()
+    groups = [c.variables for c in keras_grades.find_components(model)]
+    frozen_at, trace = reference.train(
+        model,
+        optimizer(**clip),
+        small.loss(),
+        batches(),
+        groups,
+        tau=[tau] * len(groups),
+        grace_steps=GRACE,
+        **arguments,
+    )
+    return frozen_at, trace, model.get_weights()
+
+
+@functools.cache
+def never_freezing(optimizer, clip, monitor, norm):
+    arguments = case(optimizer, clip, monitor, norm, "at_once")
+    _, trace, _ = run_reference(arguments, tau=1e-30)
+    return trace
+
+
+def middle_tau(arguments):
+    """A threshold that half of the components fall below, if none freezes."""
+    keys = ("optimizer", "clip", "monitor", "norm")
+    trace = never_freezing(*(arguments[k] for k in keys))
+    interval, patience = arguments["interval"], arguments["patience"]
+    measured = trace[interval - 1 :: interval][-(STEPS - GRACE) // interval :]
+    windows = np.lib.stride_tricks.sliding_window_view(
+        measured, patience + 1, axis=0
+    )
+    return float(np.median(np.nanmin(windows.max(axis=-1), axis=0)))
+
+
+def run_fit(arguments, tau, recompile, callbacks=(), **compile_arguments):
+    arguments = dict(arguments)
+    optimizer = OPTIMIZERS[arguments.pop("optimizer")]
+    clip = CLIPS[arguments.pop("clip")]
+    model = small.transformer()
+    model.compile(optimizer(**clip), small.loss(), **compile_arguments)
+    callback = keras_grades.GradES(
+        tau, alpha=GRACE, recompile=recompile, verbose=0, **arguments
+    )
+    x, y = small.data(STEPS, BATCH)
+    model.fit(
+        x,
+        y,
+        batch_size=BATCH,
+        shuffle=False,
+        callbacks=[callback, *callbacks],
+        verbose=0,
+    )
+    return callback, model.get_weights()
+
+
+def check_against_reference(arguments, recompile):
+    tau = middle_tau(arguments)
+    frozen_at, trace, weights = run_reference(arguments, tau)
+    assert 0 < np.count_nonzero(frozen_at) < len(frozen_at)
+
+    callback, fit_weights = run_fit(arguments, tau, recompile)
+    assert [c.frozen_at or 0 for c in callback.components] == frozen_at
+    measured = np.arange(1, STEPS + 1) % arguments["interval"] == 0
+    np.testing.assert_array_equal(
+        callback.trace["step"], np.arange(1, STEPS + 1)[measured]
+    )
+    np.testing.assert_allclose(
+        callback.trace["statistic"], trace[measured], rtol=2e-4, atol=1e-7
+    )
+    for actual, expected in zip(fit_weights, weights):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", SAMPLE, ids=name)
+def test_same_as_a_plain_loop(arguments):
+    # Both ways of freezing, in turn.
+    recompile = "always" if SAMPLE.index(arguments) % 2 else "never"
+    check_against_reference(arguments, recompile)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("recompile", ["always", "never"])
+@pytest.mark.parametrize("arguments", ALL, ids=name)
+def test_same_as_a_plain_loop_everywhere(arguments, recompile):
+    check_against_reference(arguments, recompile)
+
+
+class Weights(keras.callbacks.Callback):
+    """Keeps the value of each component's variables after each step."""
+
+    def __init__(self, grades):
+        super().__init__()
+        self.grades = grades
+        self.after_step = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        assert self.model is not None  # Brings the weights up to date on JAX.
+        self.after_step.append(
+            [
+                [keras.ops.convert_to_numpy(v) for v in c.variables]
+                for c in self.grades.components
+            ]
+        )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "recompile"),
+    [("sgd", "always"), ("adamw", "never"), ("adamw", 2)],
+)
+def test_frozen_means_frozen_bit_for_bit(optimizer, recompile):
+    tau = middle_tau(
+        case(optimizer, "unclipped", "gradient", "mean_l1", "at_once")
+    )
+    model = small.transformer()
+    model.compile(OPTIMIZERS[optimizer](), small.loss())
+    grades = keras_grades.GradES(
+        tau, alpha=GRACE, norm="mean_l1", recompile=recompile, verbose=0
+    )
+    weights = Weights(grades)
+    x, y = small.data(STEPS, BATCH)
+    model.fit(
+        x,
+        y,
+        batch_size=BATCH,
+        shuffle=False,
+        callbacks=[grades, weights],
+        verbose=0,
+    )
+    frozen = [i for i, c in enumerate(grades.components) if c.frozen_at]
+    assert frozen
+    for i, component in enumerate(grades.components):
+        values = [step[i] for step in weights.after_step]
+        last = component.frozen_at or STEPS
+        for before, after in itertools.pairwise(values[:last]):
+            assert not np.array_equal(before[0], after[0])
+        for value in values[last:]:
+            for actual, expected in zip(value, values[last - 1]):
+                np.testing.assert_array_equal(actual, expected)
+
+
+def plain_fit(optimizer, **compile_arguments):
+    model = small.transformer()
+    model.compile(OPTIMIZERS[optimizer](), small.loss(), **compile_arguments)
+    x, y = small.data(STEPS, BATCH)
+    model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_never_freezing_is_plain_training(optimizer, monitor):
+    arguments = case(optimizer, "unclipped", monitor, "l1", "at_once")
+    callback, weights = run_fit(arguments, 1e-30, "auto")
+    assert not any(c.frozen_at for c in callback.components)
+    for actual, expected in zip(weights, plain_fit(optimizer)):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_never_freezing_is_plain_training_bit_for_bit_when_eager(monitor):
+    arguments = case("adamw", "unclipped", monitor, "l1", "at_once")
+    _, weights = run_fit(arguments, 1e-30, "auto", run_eagerly=True)
+    for actual, expected in zip(weights, plain_fit("adamw", run_eagerly=True)):
+        np.testing.assert_array_equal(actual, expected)

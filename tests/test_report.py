@@ -1,0 +1,522 @@
+"""The report: numbers worked out by hand, and what ends up on the page."""
+
+import json
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from keras_grades.component import Component
+from keras_grades.report import FreezeReport
+from keras_grades.report import estimate_work_saved
+from keras_grades.report import to_grid
+
+NAN = float("nan")
+SETTINGS = {
+    "monitor": "gradient",
+    "norm": "l1",
+    "alpha": 0.5,
+    "grace_steps": 2,
+    "patience": 0,
+    "interval": 1,
+    "max_frozen_ratio": 1.0,
+    "recompile": "auto",
+    "backend": "torch",
+}
+TIMING = {
+    "compilations": [
+        {
+            "step": 1300,
+            "seconds": 12.5,
+            "frozen": 7,
+            "step_seconds_before": 0.25,
+            "step_seconds_after": None,
+        }
+    ],
+    "seconds_saved_estimated": 81.25,
+    "seconds_saved_measured": None,
+}
+
+
+def component(path, frozen_at=None, shape=(2, 5), block=None):
+    """A component whose role is the last part of its path."""
+    role = path.rpartition("/")[2]
+    block = path.split("/")[0] if block is None else block
+    variable = types.SimpleNamespace(shape=shape)
+    return Component(path, role, block, (variable,), frozen_at)
+
+
+def two_blocks():
+    """10 + 30 + 20 parameters in one block, 40 in the other."""
+    return [
+        component("layer_0/attention/query", 3, (2, 5)),
+        component("layer_0/mlp/ffn_up", 4, (5, 6)),
+        component("layer_0/mlp/ffn_down", None, (5, 4)),
+        component("layer_1/attention/query", None, (8, 5)),
+    ]
+
+
+def report(components=None, tau=None, statistic=None, **changes):
+    components = two_blocks() if components is None else components
+    n = len(components)
+    if statistic is None:
+        rows = [[8.0 / (t + i + 1) for i in range(n)] for t in range(5)]
+        statistic = np.array(rows)
+    arguments = {
+        "components": components,
+        "tau": [2.0] * n if tau is None else tau,
+        "trace": {
+            "step": np.arange(1, len(statistic) + 1),
+            "statistic": statistic,
+        },
+        "steps": 5,
+        "total_steps": 10,
+        "stopped_step": 5,
+        "settings": SETTINGS,
+        "timing": None,
+    }
+    return FreezeReport(**{**arguments, **changes})
+
+
+def cells(text, label):
+    """The cells of the line that begins with this label."""
+    [line] = [x for x in text.splitlines() if x.strip().startswith(label)]
+    return line.strip().removeprefix(label).split()
+
+
+@pytest.fixture
+def width(monkeypatch):
+    """Sets the width of the terminal."""
+    return lambda columns: monkeypatch.setenv("COLUMNS", str(columns))
+
+
+# --- Work saved --------------------------------------------------------------
+
+
+def test_work_saved_weighs_steps_by_parameters():
+    # 10 * 3 + 30 * 4 + 20 * 5 + 40 * 5 = 450 of 100 * 5, or of 100 * 10.
+    assert report().work_saved == pytest.approx(0.1)
+    assert report().work_saved_of_schedule == pytest.approx(0.55)
+
+
+def test_the_step_at_which_it_froze_is_work_done():
+    at_the_last = [component("b/query", frozen_at=5)]
+    assert estimate_work_saved(at_the_last, 5) == 0.0
+    at_the_first = [component("b/query", frozen_at=1)]
+    assert estimate_work_saved(at_the_first, 5) == pytest.approx(0.8)
+
+
+def test_without_a_schedule_only_the_run_counts():
+    assert report(total_steps=None).work_saved_of_schedule is None
+
+
+def test_no_steps_save_nothing():
+    assert report(steps=0, total_steps=None).work_saved == 0.0
+    assert report(components=[], statistic=np.zeros((0, 0))).work_saved == 0.0
+
+
+# --- Data --------------------------------------------------------------------
+
+
+def test_to_dict():
+    data = report(timing=TIMING).to_dict()
+    assert data["version"] == 1
+    assert data["steps"] == 5
+    assert data["total_steps"] == 10
+    assert data["stopped_step"] == 5
+    assert data["settings"] == SETTINGS
+    assert data["timing"] == TIMING
+    assert data["components_frozen"] == 2
+    assert data["parameters"] == 100
+    assert data["parameters_frozen"] == 40
+    assert data["components"][1] == {
+        "name": "layer_0/mlp/ffn_up",
+        "role": "ffn_up",
+        "block": "layer_0",
+        "shape": [5, 6],
+        "size": 30,
+        "tau": 2.0,
+        "frozen_at": 4,
+    }
+    assert data["components"][2]["frozen_at"] is None
+
+
+def test_to_json_is_to_dict(tmp_path):
+    one = report(timing=TIMING)
+    one.to_json(tmp_path / "report.json")
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert json.loads(text) == one.to_dict()
+
+
+def test_numpy_and_what_is_not_finite_become_json():
+    statistic = [[1.5, NAN], [float("inf"), 0.25]]
+    data = report(
+        two_blocks()[:2],
+        statistic=statistic,
+        steps=np.int32(2),
+        stopped_step=np.int64(2),
+        settings={"alpha": np.float32(0.5)},
+    ).to_dict()
+    assert data["trace"] == {
+        "step": [1, 2],
+        "statistic": [[1.5, None], [None, 0.25]],
+    }
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+
+
+def test_is_a_snapshot():
+    components = two_blocks()
+    before = report(components)
+    components[2].frozen_at = 5
+    assert len(before.frozen) == 2
+
+
+def test_tau_must_fit_the_components():
+    with pytest.raises(ValueError, match="3 floats for 4 components"):
+        report(tau=[1.0, 1.0, 1.0])
+
+
+# --- Grid --------------------------------------------------------------------
+
+
+def labels(tower):
+    return [row.label for row in tower.rows]
+
+
+def test_grid_of_one_tower():
+    components = two_blocks()
+    [tower] = to_grid(components)
+    assert tower.title == ""
+    assert tower.roles == ["query", "ffn_up", "ffn_down"]
+    assert labels(tower) == ["layer_0", "layer_1"]
+    assert tower.rows[0].cells == {
+        "query": components[0],
+        "ffn_up": components[1],
+        "ffn_down": components[2],
+    }
+    assert tower.rows[1].cells == {"query": components[3]}
+    assert tower.rows[0].block == components[:3]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        (
+            ["vision_encoder/layer_0", "vision_encoder/layer_1", "decoder/a/0"],
+            {"vision_encoder": ["layer_0", "layer_1"], "decoder/a": ["0"]},
+        ),
+        (
+            ["t5/encoder_0", "t5/encoder_1", "t5/decoder_0"],
+            {
+                "t5/encoder": ["encoder_0", "encoder_1"],
+                "t5/decoder": ["decoder_0"],
+            },
+        ),
+        (
+            ["encoder_layer_0", "decoder_layer_0", "decoder_layer_1"],
+            {
+                "encoder_layer": ["encoder_layer_0"],
+                "decoder_layer": ["decoder_layer_0", "decoder_layer_1"],
+            },
+        ),
+        (
+            ["swin/stage_0/a", "swin/stage_1/a"],
+            {"swin": ["stage_0/a", "stage_1/a"]},
+        ),
+        (
+            ["block", "block_1", "block_2"],
+            {"": ["block", "block_1", "block_2"]},
+        ),
+        (["block_0_up", "block_1_up"], {"": ["block_0_up", "block_1_up"]}),
+    ],
+)
+def test_towers(blocks, expected):
+    towers = to_grid([component(f"{b}/query", block=b) for b in blocks])
+    assert {t.title: labels(t) for t in towers} == expected
+
+
+def test_several_components_of_a_role_get_lines_of_their_own():
+    names = ["query", "key"]
+    own = [component(f"b/self_attention/{name}") for name in names]
+    cross = [component(f"b/cross_attention/{name}") for name in names]
+    routed = [component("b/moe/experts/ffn_up")]
+    shared = [
+        component("b/moe/shared/ffn_gate"),
+        component("b/moe/shared/ffn_up"),
+    ]
+    [tower] = to_grid(own + cross + routed + shared)
+    assert labels(tower) == ["b", "cross_attention", "moe/shared"]
+    assert [list(row.cells.values()) for row in tower.rows] == [
+        own + routed,
+        cross,
+        shared,
+    ]
+    assert [len(row.block) for row in tower.rows] == [7, 0, 0]
+
+
+def test_a_role_twice_in_one_module_loses_nothing():
+    def up(name):
+        return Component(name, "ffn_up", "b", ())
+
+    [tower] = to_grid([up("b/mlp/up"), up("b/mlp/up_2"), up("b/up_3")])
+    assert labels(tower) == ["b", "mlp", "up_3"]
+    shown = [row.cells["ffn_up"].name for row in tower.rows]
+    assert shown == ["b/mlp/up", "b/mlp/up_2", "b/up_3"]
+
+
+# --- Summary -----------------------------------------------------------------
+
+
+def test_summary_has_the_freeze_steps(width):
+    width(80)
+    text = report().summary()
+    assert cells(text, "layer_0") == ["3", "4", "–", "40", "(66%)"]
+    assert cells(text, "layer_1") == ["–", "0", "(0%)"]
+    header = text.splitlines()[1]
+    assert header.split() == ["block", "query", "up", "down", "frozen"]
+
+
+def test_a_cell_stands_below_its_role(width):
+    width(80)
+    one = report([component("a_0/query", 7), component("a_1/ffn_down", 9)])
+    lines = one.summary().splitlines()
+    [header] = [line for line in lines if "query" in line]
+    [first] = [line for line in lines if line.startswith("a_0")]
+    [second] = [line for line in lines if line.startswith("a_1")]
+    assert first.index("7") == header.index("query") + len("query") - 1
+    assert second.index("9") == header.index("down") + len("down") - 1
+
+
+def test_summary_has_the_totals(width):
+    width(80)
+    text = report().summary()
+    assert cells(text, "components frozen") == ["2", "of", "4", "(50%)"]
+    assert cells(text, "parameters frozen") == ["40", "of", "100", "(40%)"]
+    saved = " ".join(cells(text, "weight-gradient work saved"))
+    assert saved == "up to 10% of the steps run, 55% of the schedule"
+    assert cells(text, "stopped") == ["at", "step", "5", "of", "10"]
+    assert "time saved" not in text
+
+
+def test_summary_of_a_run_that_was_not_stopped(width):
+    width(80)
+    text = report(stopped_step=None, total_steps=None).summary()
+    assert " ".join(cells(text, "stopped")) == "no (ran 5 steps)"
+    assert "schedule" not in text
+
+
+def test_summary_has_the_timing(width):
+    width(80)
+    text = report(timing=TIMING).summary()
+    assert cells(text, "time saved, estimated") == ["81.2", "s"]
+    assert "time saved, measured" not in text
+    assert cells(text, "1,300") == ["7", "12.5", "0.25"]
+
+
+def test_summary_has_a_section_for_each_tower(width):
+    width(80)
+    lines = report(
+        [component("vision/layer_0/query", 3, block="vision/layer_0")]
+        + [component("text/layer_0/qkv", 4, block="text/layer_0")]
+    ).summary()
+    sections = [s.splitlines() for s in lines.split("\n\n")]
+    assert [s[0] for s in sections[:2]] == ["vision", "text"]
+    assert [s[-1].split()[:2] for s in sections[:2]] == [
+        ["layer_0", "3"],
+        ["layer_0", "4"],
+    ]
+
+
+def test_summary_fits_the_terminal_and_keeps_every_step(width):
+    roles = ["query", "key", "value", "attention_output"]
+    roles += ["ffn_up", "ffn_gate", "ffn_down"]
+    steps = [10001 + i for i in range(7)]
+    block = "transformer_decoder_layer_0"
+    one = report([component(f"{block}/{r}", s) for r, s in zip(roles, steps)])
+    widths = {}
+    for columns in (40, 80, 200):
+        width(columns)
+        text = one.summary()
+        widths[columns] = max(map(len, text.splitlines()))
+        assert all(str(step) in text for step in steps)
+    assert widths[40] <= 40
+    assert widths[80] <= 80
+    assert widths[200] > 80
+
+
+def test_summary_is_plain_text_off_the_terminal(width):
+    width(80)
+    names = ["layer_[red]0", "layer_1"]
+    text = report([component(f"{n}/query", 3) for n in names]).summary()
+    assert "\x1b" not in text
+    assert "layer_[red]0" in text
+
+
+# --- Plot --------------------------------------------------------------------
+
+
+def drawn(figure):
+    """The two axes of a figure that was really drawn."""
+    figure.canvas.draw()
+    return figure.axes[0], figure.axes[1]
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.figure.legends[0].get_texts()]
+
+
+def tick_labels(axis):
+    return [text.get_text() for text in axis.get_ticklabels()]
+
+
+def words(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_plot_of_the_statistics():
+    left, _ = drawn(report().plot())
+    assert left.get_yscale() == "log"
+    assert left.get_xlabel() == "step"
+    assert left.get_ylabel() == "L1 norm of gradient"
+    assert legend(left) == ["query", "ffn_up", "ffn_down", "tau = 2"]
+    assert words(left) == ["grace period", "stopped at step 5 of 10"]
+    [grace] = left.patches
+    assert grace.get_bbox().intervalx.tolist() == [0, 2]
+    query = left.lines[0]
+    assert query.get_xdata().tolist() == [1, 2, 3, 4, 5]
+    # The components 0 and 3: 8 / 1 and 8 / 4 at the first step.
+    assert query.get_ydata()[0] == pytest.approx(5.0)
+
+
+def test_plot_of_the_freeze_steps():
+    figure = report().plot()
+    _, right = drawn(figure)
+    assert tick_labels(right.xaxis) == ["query", "ffn_up", "ffn_down"]
+    assert tick_labels(right.yaxis) == ["layer_0", "layer_1"]
+    [image] = right.collections
+    np.testing.assert_array_equal(
+        image.get_array().reshape(2, 3).filled(NAN),
+        [[3, 4, NAN], [NAN, NAN, NAN]],
+    )
+    hatched = sorted(patch.get_xy() for patch in right.patches)
+    assert hatched == [(0, 1), (2, 0)]
+    assert legend(right) == ["still trained"]
+    assert figure.axes[2].get_ylabel() == "step"
+
+
+def test_a_single_freeze_step_is_the_only_one_on_the_colour_bar():
+    figure = report([component("a/query", 3), component("b/query", 3)]).plot()
+    drawn(figure)
+    assert tick_labels(figure.axes[2].yaxis) == ["3"]
+
+
+def test_plot_draws_each_tau_up_to_a_few():
+    def heights(tau):
+        left, _ = drawn(report(tau=tau).plot())
+        flat = [line.get_ydata() for line in left.lines[3:-1]]
+        return [y[0] for y in flat], legend(left)[-1]
+
+    assert heights([3.0, 1.0, 3.0, 1.0]) == ([1.0, 3.0], "tau = 1, 3")
+    five = [component(f"b_{i}/{r}") for i, r in enumerate(["query"] * 5)]
+    left, _ = drawn(report(five, tau=[1.0, 2.0, 3.0, 4.0, 5.0]).plot())
+    assert legend(left)[-1] == "tau = 1 to 5"
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_plot_saves(tmp_path, suffix):
+    path = tmp_path / f"report.{suffix}"
+    report().plot(path)
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
+    assert path.read_bytes().startswith(start)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"statistic": np.zeros((0, 4)), "steps": 0, "stopped_step": None},
+        {"statistic": np.full((3, 4), NAN)},
+        {"statistic": np.zeros((3, 4))},
+        {"components": [component("b/qkv", 3)]},
+        {"components": [component("qkv", None, block="qkv")]},
+        {"total_steps": None, "stopped_step": None, "settings": None},
+    ],
+    ids=["no_steps", "nan", "zero", "one_frozen", "one_trained", "unknown"],
+)
+def test_the_unusual_is_drawn_and_told(changes, width):
+    width(80)
+    one = report(**changes)
+    drawn(one.plot())
+    assert "components frozen" in one.summary()
+
+
+def test_a_single_step_is_a_visible_point():
+    left, _ = drawn(report(statistic=np.ones((1, 4))).plot())
+    assert left.lines[0].get_marker() == "o"
+
+
+def test_empty_plot_says_so():
+    left, _ = drawn(report(statistic=np.zeros((0, 4)), steps=0).plot())
+    assert "no step was measured" in words(left)
+
+
+def test_plot_shows_towers_and_further_lines():
+    paths = ["text/b_0/self/query", "text/b_0/cross/query", "image/b_0/a/query"]
+    blocks = ["text/b_0", "text/b_0", "image/b_0"]
+    one = report([component(p, 3, block=b) for p, b in zip(paths, blocks)])
+    _, right = drawn(one.plot())
+    expected = ["text", "b_0", "cross", "image", "b_0"]
+    assert tick_labels(right.yaxis) == expected
+
+
+def test_summarize_takes_the_median_over_steps_then_over_components():
+    from keras_grades.report_plot import summarize
+
+    statistic = np.array(
+        [[1, 10, NAN], [3, 20, NAN], [2, 90, NAN], [NAN, 7, float("inf")]]
+    )
+    actual = summarize(np.array([2, 4, 6, 8]), statistic, max_points=2)
+    # Steps 2 and 4: the components have 2 and 15. Steps 6 and 8: 2 and 48.5.
+    np.testing.assert_allclose(actual, [[4, 8.5, 2, 15], [8, 25.25, 2, 48.5]])
+
+
+def test_long_runs_become_few_points():
+    from keras_grades.report_plot import MAX_POINTS
+    from keras_grades.report_plot import summarize
+
+    points = summarize(np.arange(1, 1002), np.ones((1001, 2)))
+    assert len(points) <= MAX_POINTS
+    assert points[-1, 0] == 1001
+
+
+# --- What is optional --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("package", "method"), [("rich", "summary"), ("matplotlib", "plot")]
+)
+def test_without_the_package_the_error_says_what_to_install(
+    package, method, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"keras-grades\[plot\]"):
+        getattr(report(), method)()
+
+
+def test_the_module_imports_neither_rich_nor_matplotlib():
+    # Keras itself imports rich, so that is forgotten first.
+    code = """
+import sys, keras
+packages = "rich", "matplotlib"
+for name in list(sys.modules):
+    if name.split(".")[0] in packages:
+        del sys.modules[name]
+import keras_grades.report
+print({name.split(".")[0] for name in sys.modules} & {*packages})
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "set()"
