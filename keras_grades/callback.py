@@ -306,21 +306,24 @@ def _select(model, selection):
     """The components of `GradES(components=...)`."""
     if not isinstance(selection, (list, tuple)):
         return find_components(model, include=selection)
-    chosen = [_variable_ids(item) for item in selection]
-    all_ids = set().union(*chosen)
-    components = find_components(
-        model, include=lambda c: any(id(v) in all_ids for v in c.variables)
-    )
-    found = {id(v) for c in components for v in c.variables}
-    for item, ids in zip(selection, chosen):
-        if not ids & found:
+    wanted = [_variable_ids(item) for item in selection]
+    found = find_components(model)
+    owned = [{id(v) for v in component.variables} for component in found]
+    for item, ids in zip(selection, wanted):
+        if not any(ids & variables for variables in owned):
             raise ValueError(
                 "`components` lists something that is not a trainable "
                 "projection of an attention or feed-forward block. Received: "
                 f"{item}. See what is: "
                 "`print(keras_grades.find_components(model))`"
             )
-    return components
+    if not wanted:
+        raise ValueError(
+            "`components` as a list must not be empty. Pass None to track all "
+            "that `find_components` finds. Received: components=[]"
+        )
+    wanted = set().union(*wanted)
+    return [c for c, variables in zip(found, owned) if variables & wanted]
 
 
 def _variable_ids(item):

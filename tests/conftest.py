@@ -8,6 +8,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import pytest
 
+if keras.backend.backend() == "torch":
+    import torch
+
+    # Threads that wait for each other take longest on what is small.
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _fresh_session():

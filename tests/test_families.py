@@ -18,35 +18,33 @@ FROZEN_AT = 2
 SHORT_SAMPLE = ("albert", "gpt_neo_x", "qwen_moe")
 
 
-@pytest.fixture
-def quick_compilation():
-    """Values do not matter where nothing is trained.
+def build(name):
+    """Builds a family; on JAX, without optimizing what draws its weights.
 
-    JAX compiles each initializer once a shape, which is nearly all the time of
-    a build; without optimizations it takes a quarter.
+    JAX compiles an initializer for each shape, nearly all the time of a build.
     """
     if keras.backend.backend() != "jax":
-        yield
-        return
+        return FAMILIES[name].build()
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        return FAMILIES[name].build()
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_roles_of_every_family(name, quick_compilation):
+def test_roles_of_every_family(name):
     if name == "stable_diffusion_3" and keras.backend.backend() == "torch":
         pytest.skip("KerasHub 0.32 cannot build its T5 encoder on PyTorch")
-    family = FAMILIES[name]
-    backbone = family.build()
-    if family.roles is None:
+    backbone, roles = build(name), FAMILIES[name].roles
+    if roles is None:
         with pytest.raises(ValueError, match="No trainable projection"):
             keras_grades.find_components(backbone)
         return
     components = keras_grades.find_components(backbone)
-    assert collections.Counter(c.role for c in components) == family.roles
+    assert collections.Counter(c.role for c in components) == roles
     names = [c.name for c in components]
     assert len(names) == len(set(names))
     found = [id(v) for c in components for v in c.variables]
@@ -90,8 +88,8 @@ ROLES_BY_PATH = {
 
 
 @pytest.mark.parametrize("name", ROLES_BY_PATH)
-def test_role_of_a_kernel(name, quick_compilation):
-    components = keras_grades.find_components(FAMILIES[name].build())
+def test_role_of_a_kernel(name):
+    components = keras_grades.find_components(build(name))
     for path, role in ROLES_BY_PATH[name].items():
         found = [
             c.role
@@ -101,9 +99,9 @@ def test_role_of_a_kernel(name, quick_compilation):
         assert found and set(found) == {role}, path
 
 
-def test_names_do_not_depend_on_the_backend(quick_compilation):
+def test_names_do_not_depend_on_the_backend():
     """No layer inside these blocks is given a name, all are attributes."""
-    components = keras_grades.find_components(FAMILIES["mit"].build())
+    components = keras_grades.find_components(build("mit"))
     parts = ["attn/q", "attn/k", "attn/v", "attn/proj", "mlp/fc1", "mlp/fc2"]
     assert [c.name for c in components] == [
         f"hierarchical_encoder_{stage}_0/{part}"
@@ -141,7 +139,7 @@ class Recorder(keras.callbacks.Callback):
     ],
 )
 def test_half_of_a_family_freezes(name):
-    model = classifier(FAMILIES[name].build())
+    model = classifier(build(name))
     components = keras_grades.find_components(model)
     frozen = [c.name for c in components][::2]
     these = "|".join(re.escape(n) for n in frozen)

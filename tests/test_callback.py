@@ -1,0 +1,598 @@
+"""`model.fit(callbacks=[GradES(...)])`: what it does to a run and a model."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import small
+
+import keras_grades
+from keras_grades import GradES
+from keras_grades.backend import private
+
+BATCHES = 10
+HUGE, TINY = 1e30, 1e-30
+
+
+def compiled(optimizer=None, **arguments):
+    model = small.transformer()
+    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    model.compile(optimizer, small.loss(), metrics=["accuracy"], **arguments)
+    return model
+
+
+def fit(model, *callbacks, **arguments):
+    x, y = small.data(BATCHES)
+    arguments = {"batch_size": 4, "verbose": 0, **arguments}
+    return model.fit(x, y, callbacks=list(callbacks), **arguments)
+
+
+def attributes(model):
+    """Those that `fit()` by itself does not add."""
+    return set(vars(model)) - {"history", "_eval_epoch_iterator"}
+
+
+class Spy(keras.callbacks.Callback):
+    """Calls a function with the model before each batch."""
+
+    def __init__(self, look):
+        super().__init__()
+        self.look = look
+        self.seen = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.seen.append(self.look(self.model))
+
+
+def test_stops_in_the_middle_of_an_epoch():
+    model = compiled()
+    grades = GradES(HUGE, alpha=13, verbose=0)
+    history = fit(model, grades, epochs=3)
+    assert grades.stopped_step == 13
+    assert [c.frozen_at for c in grades.components] == [13] * 12
+    assert int(model.optimizer.iterations) == 13
+    assert history.history["frozen_ratio"] == [0.0, 1.0]
+
+
+def test_grace_period_is_a_share_of_the_planned_steps():
+    grades = GradES(HUGE, verbose=0)
+    fit(compiled(), grades, epochs=2)
+    assert grades.total_steps == 20
+    assert grades.stopped_step == 10
+
+
+def test_stops_at_max_frozen_ratio():
+    tau = {"block_0": HUGE, "block_1": TINY}
+    grades = GradES(tau, alpha=3, max_frozen_ratio=0.5, verbose=0)
+    fit(compiled(), grades)
+    assert grades.stopped_step == 3
+    assert sum(c.frozen_at is None for c in grades.components) == 6
+
+
+def test_does_not_stop_before_max_frozen_ratio():
+    tau = {"block_0": HUGE, "block_1": TINY}
+    grades = GradES(tau, alpha=3, max_frozen_ratio=0.51, verbose=0)
+    history = fit(compiled(), grades)
+    assert grades.stopped_step is None
+    assert int(grades.model.optimizer.iterations) == BATCHES
+    assert history.history["frozen_ratio"] == [0.5]
+
+
+def test_freezes_structurally():
+    model = compiled()
+    tau = {"block_0": HUGE, "block_1": TINY}
+    grades = GradES(tau, alpha=3, recompile="always", verbose=0)
+
+    def look(model):
+        asked = len(private.find_grades_optimizer(model)._trainable_variables)
+        return (
+            asked,
+            [id(v) for v in model.trainable_variables],
+            [id(v) for v in model.non_trainable_variables],
+        )
+
+    spy = Spy(look)
+    everything = {id(v) for v in model.trainable_variables}
+    fit(model, grades, spy)
+    frozen = {
+        id(v) for c in grades.components if c.frozen_at for v in c.variables
+    }
+    for asked, trainable, non_trainable in spy.seen[:3]:
+        assert set(trainable) == everything
+        assert asked == len(everything)
+        assert not frozen & set(non_trainable)
+    for asked, trainable, non_trainable in spy.seen[3:]:
+        assert set(trainable) == everything - frozen
+        assert asked == len(everything - frozen)
+        assert frozen <= set(non_trainable)
+
+
+def test_frozen_weight_gradients_are_no_longer_computed(monkeypatch):
+    """The train step, as it is traced, asks for the others only."""
+    model = compiled()
+    given = []
+    inner_apply = model.optimizer.apply
+
+    def apply(grads, variables=None):
+        given.append({v.path for v in variables})
+        return inner_apply(grads, variables)
+
+    monkeypatch.setattr(model.optimizer, "apply", apply)
+    tau = {"block_0": HUGE, "block_1": TINY}
+    grades = GradES(tau, alpha=3, recompile="always", verbose=0)
+    fit(model, grades)
+    frozen = {
+        v.path for c in grades.components if c.frozen_at for v in c.variables
+    }
+    assert frozen <= given[0]
+    assert given[-1] == given[0] - frozen
+    if keras.backend.backend() == "torch":
+        for component in grades.components:
+            for v in component.variables:
+                assert (v.value.grad is None) == (v.path in frozen)
+    if keras.backend.backend() == "jax":
+        assert _flops(model, frozen) < 0.95 * _flops(model, frozen=set())
+
+
+def _flops(model, frozen):
+    """What XLA counts for a train step with such variables frozen."""
+    import jax
+
+    flipped = [v for v in model.variables if v.path in frozen]
+    for v in flipped:
+        v.trainable = False
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+    whole, model.optimizer = model.optimizer, optimizer
+    x, y = small.data(1)
+    state = model._get_jax_state(
+        trainable_variables=True,
+        non_trainable_variables=True,
+        optimizer_variables=True,
+        metrics_variables=True,
+    )
+    cost = jax.jit(model.train_step).lower(state, (x, y)).compile()
+    model.optimizer = whole
+    for v in flipped:
+        v.trainable = True
+    return cost.cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("recompile", ["always", "never"])
+def test_gives_the_model_back(recompile):
+    model = compiled()
+    optimizer, train_step = model.optimizer, model.train_step
+    had = attributes(model)
+    trainable = [id(v) for v in model.trainable_variables]
+    grades = GradES(
+        {"block_0": HUGE, "1": TINY}, alpha=2, recompile=recompile, verbose=0
+    )
+    fit(model, grades)
+    assert model.optimizer is optimizer
+    assert model.train_step == train_step
+    assert attributes(model) == had
+    assert [id(v) for v in model.trainable_variables] == trainable
+    assert int(optimizer.iterations) == BATCHES
+    # It trains on as it is, all of it.
+    before = model.get_weights()
+    fit(model)
+    assert int(optimizer.iterations) == 2 * BATCHES
+    for old, new in zip(before, model.get_weights()):
+        assert not np.array_equal(old, new)
+
+
+def test_may_leave_what_it_froze_frozen():
+    model = compiled()
+    grades = GradES(
+        {"block_0": HUGE, "1": TINY},
+        alpha=2,
+        recompile="always",
+        restore_trainable=False,
+        verbose=0,
+    )
+    fit(model, grades)
+    frozen = {
+        id(v) for c in grades.components if c.frozen_at for v in c.variables
+    }
+    assert frozen == {id(v) for v in model.non_trainable_variables}
+    model.compile("sgd", small.loss())
+    fit(model)
+
+
+def test_optimizer_goes_on_with_its_state():
+    """Training in two halves, the first with GradES, is training in one."""
+    whole, halves = compiled(), compiled()
+    x, y = small.data(BATCHES)
+    whole.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    arguments = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    halves.fit(x, y, callbacks=[GradES(TINY, verbose=0)], **arguments)
+    halves.fit(x, y, **arguments)
+    for a, b in zip(whole.get_weights(), halves.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_same_callback_twice():
+    model = compiled()
+    grades = GradES(HUGE, alpha=4, verbose=0)
+    for _ in range(2):
+        fit(model, grades)
+        assert grades.stopped_step == 4
+        np.testing.assert_array_equal(grades.trace["step"], [1, 2, 3, 4])
+    assert int(model.optimizer.iterations) == 8
+
+
+def test_after_an_interruption():
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 6:
+                raise KeyboardInterrupt
+
+    model = compiled()
+    optimizer = model.optimizer
+    grades = GradES({"block_0": HUGE, "1": TINY}, alpha=2, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, grades, Interrupt())
+    grades.restore()
+    assert model.optimizer is optimizer
+    assert all(v.trainable for c in grades.components for v in c.variables)
+    fit(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, grades, Interrupt())
+    again = GradES(HUGE, alpha=3, verbose=0)
+    fit(model, again)  # Without `restore()`: this one clears up.
+    assert again.stopped_step == 3
+    assert model.optimizer is optimizer
+
+
+@pytest.mark.parametrize(
+    ("selection", "names"),
+    [
+        ("block_1.*(up|down)", ["block_1_up", "block_1_down"]),
+        (
+            lambda c: c.role == "value",
+            ["block_0_attention/value", "block_1_attention/value"],
+        ),
+    ],
+)
+def test_selection_by_name_or_function(selection, names):
+    grades = GradES(HUGE, alpha=2, components=selection, verbose=0)
+    fit(compiled(), grades)
+    assert [c.name for c in grades.components] == names
+
+
+def test_selection_by_layers_and_variables():
+    model = compiled()
+    up = model.get_layer("block_0_up")
+    chosen = [up, model.get_layer("block_1_down").kernel]
+    grades = GradES(HUGE, alpha=2, components=chosen, verbose=0)
+    fit(model, grades)
+    assert [c.name for c in grades.components] == ["block_0_up", "block_1_down"]
+    assert grades.components[0].variables[0] is up.kernel
+
+
+def test_untracked_components_train_on():
+    model = compiled()
+    grades = GradES({"block_0_up": HUGE}, alpha=2, verbose=0)
+    history = fit(model, grades)
+    assert [c.name for c in grades.components] == ["block_0_up"]
+    assert history.history["frozen_ratio"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"max_frozen_ratio": 0.0}, ValueError, r"\(0, 1\]"),
+        ({"max_frozen_ratio": 1.1}, ValueError, "max_frozen_ratio=1.1"),
+        ({"max_frozen_ratio": "all"}, TypeError, "max_frozen_ratio='all'"),
+        ({"recompile": "sometimes"}, ValueError, "recompile='sometimes'"),
+        ({"recompile": 0}, ValueError, "recompile=0"),
+        ({"recompile": True}, TypeError, "recompile=True"),
+        ({"tau": -1.0}, ValueError, "tau=-1.0"),
+        ({"alpha": 2.0}, ValueError, "alpha=2.0"),
+        ({"monitor": "loss"}, ValueError, "monitor='loss'"),
+        ({"norm": "max"}, ValueError, "norm='max'"),
+        ({"patience": -1}, ValueError, "patience=-1"),
+        ({"interval": 0}, ValueError, "interval=0"),
+    ],
+)
+def test_bad_arguments_fail_at_construction(arguments, error, says):
+    with pytest.raises(error, match=says):
+        GradES(**{"tau": 1.0, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"components": "no_such_layer"}, ValueError, "No component is left"),
+        ({"components": 3}, TypeError, "components=3|include=3"),
+        ({"components": []}, ValueError, "must not be empty"),
+        ({"components": ["query"]}, TypeError, "layers or variables"),
+        ({"tau": {"no_such_layer": 1.0}}, ValueError, "'no_such_layer'"),
+    ],
+)
+def test_bad_selections_fail_at_the_start(arguments, error, says):
+    model = compiled()
+    optimizer, had = model.optimizer, attributes(model)
+    with pytest.raises(error, match=says):
+        fit(model, GradES(**{"tau": 1.0, "verbose": 0, **arguments}))
+    assert model.optimizer is optimizer
+    assert attributes(model) == had
+    assert int(optimizer.iterations) == 0
+
+
+def test_a_layer_that_is_no_component():
+    model = compiled()
+    selection = [model.get_layer("head")]
+    with pytest.raises(ValueError, match="head"):
+        fit(model, GradES(1.0, components=selection, verbose=0))
+
+
+def test_a_share_of_an_unknown_length():
+    def endless():
+        x, y = small.data(BATCHES)
+        while True:
+            yield x[:4], y[:4]
+
+    model = compiled()
+    with pytest.raises(ValueError, match="Pass an integer"):
+        model.fit(endless(), callbacks=[GradES(1.0, verbose=0)], verbose=0)
+    grades = GradES(HUGE, alpha=5, verbose=0)
+    model.fit(endless(), callbacks=[grades], verbose=0)
+    assert grades.stopped_step == 5 + (-5) % 8
+
+
+def test_a_model_without_a_transformer():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", small.loss())
+    with pytest.raises(ValueError, match="1 Dense"):
+        model.fit(
+            np.zeros((4, 4)),
+            np.zeros(4),
+            callbacks=[GradES(1.0, verbose=0)],
+            verbose=0,
+        )
+
+
+def test_a_model_that_is_not_compiled():
+    grades = GradES(1.0)
+    grades.set_model(small.transformer())
+    grades.set_params({"epochs": 1, "steps": 3})
+    with pytest.raises(ValueError, match="not compiled"):
+        grades.on_train_begin()
+
+
+def test_nothing_to_report_before_training():
+    with pytest.raises(ValueError, match="first"):
+        _ = GradES(1.0).report
+
+
+def test_report_and_trace():
+    grades = GradES(HUGE, alpha=4, verbose=0)
+    fit(compiled(), grades)
+    assert grades.trace["statistic"].shape == (4, 12)
+    assert np.isfinite(grades.trace["statistic"]).all()
+    report = grades.report.to_dict()
+    assert report["stopped_step"] == 4
+    assert report["settings"]["backend"] == keras.backend.backend()
+
+
+def test_trace_is_whole_over_long_runs():
+    grades = GradES(TINY, verbose=0)
+    x, y = small.data(45)
+    compiled().fit(x, y, 4, epochs=3, callbacks=[grades], verbose=0)
+    np.testing.assert_array_equal(grades.trace["step"], np.arange(1, 136))
+    assert np.isfinite(grades.trace["statistic"]).all()
+
+
+def test_says_what_it_does(capsys):
+    fit(compiled(), GradES(HUGE, alpha=4, verbose=1), epochs=2)
+    said = capsys.readouterr().out
+    assert "12 components in 2 blocks" in said
+    assert "nothing freezes before step 4 of 20" in said
+    assert "stopped at step 4 of 20, 12 of 12 components frozen" in said
+    fit(compiled(), GradES(HUGE, alpha=4, verbose=0))
+    assert capsys.readouterr().out == ""
+
+
+class WithTrainStep(keras.Model):
+    """A model with a `train_step` of its own."""
+
+    if keras.backend.backend() == "jax":
+
+        def train_step(self, state, data):
+            logs, state = super().train_step(state, data)
+            return {"mine": logs["loss"]}, state
+
+    else:
+
+        def train_step(self, data):
+            return {"mine": super().train_step(data)["loss"]}
+
+
+def test_keeps_a_train_step_of_the_model():
+    plain = small.transformer()
+    model = WithTrainStep(plain.inputs, plain.outputs)
+    model.compile("adam", small.loss())
+    grades = GradES(HUGE, alpha=4, verbose=0)
+    history = fit(model, grades)
+    assert set(history.history) == {"mine", "frozen_ratio"}
+    assert grades.stopped_step == 4
+    assert "frozen_ratio" not in fit(model).history
+
+
+class Mixed(keras_grades.GradESMixin, keras.Model):
+    pass
+
+
+def test_mixin_without_the_callback():
+    plain = small.transformer()
+    model = Mixed(plain.inputs, plain.outputs)
+    components = keras_grades.find_components(model)
+    model.compile(
+        keras_grades.GradESOptimizer(
+            keras.optimizers.Adam(0.01), components, tau=HUGE, alpha=4
+        ),
+        small.loss(),
+    )
+    history = fit(model)
+    assert history.history["frozen_ratio"] == [1.0]
+    model.compile("adam", small.loss())
+    assert "frozen_ratio" not in fit(model).history
+    grades = GradES(HUGE, alpha=4, verbose=0)
+    assert fit(model, grades).history["frozen_ratio"] == [1.0]
+
+
+def test_loss_scaling_stays_outermost():
+    inner = keras.optimizers.SGD(0.05)
+    scaled = keras.optimizers.LossScaleOptimizer(inner, initial_scale=64.0)
+    model = compiled(scaled)
+    plain = compiled(keras.optimizers.SGD(0.05))
+    grades = [GradES(TINY, verbose=0) for _ in range(2)]
+    fit(model, grades[0], shuffle=False)
+    fit(plain, grades[1], shuffle=False)
+    assert model.optimizer is scaled
+    assert scaled.inner_optimizer is inner
+    np.testing.assert_allclose(
+        grades[0].trace["statistic"], grades[1].trace["statistic"], rtol=1e-3
+    )
+
+
+def test_statistic_is_of_the_accumulated_gradient():
+    """Four micro-batches of 2 are one batch of 8."""
+    whole = compiled(keras.optimizers.SGD(0.05))
+    parts = compiled(keras.optimizers.SGD(0.05, gradient_accumulation_steps=4))
+    x, y = small.data(6, batch_size=8)
+    grades = [GradES(TINY, verbose=0) for _ in range(2)]
+    whole.fit(x, y, 8, shuffle=False, callbacks=[grades[0]], verbose=0)
+    parts.fit(x, y, 2, shuffle=False, callbacks=[grades[1]], verbose=0)
+    assert grades[1].total_steps == 6
+    np.testing.assert_array_equal(grades[1].trace["step"], np.arange(1, 7))
+    np.testing.assert_allclose(
+        grades[0].trace["statistic"], grades[1].trace["statistic"], rtol=1e-3
+    )
+
+
+def test_custom_loop_with_the_optimizer():
+    """The loop of the docstring, on each backend."""
+    model = small.transformer()
+    components = keras_grades.find_components(model)
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.AdamW(0.01), components, tau=HUGE, alpha=3
+    )
+    optimizer.build(model.trainable_variables)
+    x, y = small.data(BATCHES)
+    weights = []
+    for i in range(0, len(x), 4):
+        step = _jax_step if keras.backend.backend() == "jax" else _step
+        step(model, optimizer, x[i : i + 4], y[i : i + 4])
+        weights.append([np.copy(w) for w in model.get_weights()])
+        if float(optimizer.frozen_ratio) == 1.0 and i > 20:
+            break
+    frozen = keras.ops.convert_to_numpy(optimizer.frozen_at)
+    np.testing.assert_array_equal(frozen, 3)
+    tracked = {id(v) for c in components for v in c.variables}
+    for i, variable in enumerate(model.weights):
+        moved = not np.array_equal(weights[2][i], weights[-1][i])
+        assert moved == (id(variable) not in tracked)
+
+
+def _step(model, optimizer, x, y):
+    variables = model.trainable_variables
+    grads = reference.gradients(model, variables, x, y, small.loss())
+    reference.apply(optimizer, grads, variables)
+
+
+def _jax_step(model, optimizer, x, y):
+    import jax
+
+    def loss(variables):
+        y_pred, _ = model.stateless_call(variables, [], x)
+        return small.loss()(y, y_pred)
+
+    @jax.jit
+    def step(variables, optimizer_variables):
+        return optimizer.stateless_apply(
+            optimizer_variables, jax.grad(loss)(variables), variables
+        )
+
+    new = step(
+        [v.value for v in model.trainable_variables],
+        [v.value for v in optimizer.variables],
+    )
+    for variable, value in zip(model.trainable_variables, new[0]):
+        variable.assign(value)
+    for variable, value in zip(optimizer.variables, new[1]):
+        variable.assign(value)
+
+
+def test_optimizer_is_a_keras_optimizer():
+    model = small.transformer()
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.AdamW(0.01, weight_decay=0.1),
+        keras_grades.find_components(model),
+        tau={"block_0": 2.0, "block_1": 3.0},
+        alpha=0.25,
+        total_steps=40,
+        monitor="weight_change",
+        norm="l2",
+        patience=2,
+        interval=3,
+    )
+    assert float(optimizer.learning_rate) == pytest.approx(0.01)
+    optimizer.learning_rate = 0.02
+    assert float(optimizer.inner_optimizer.learning_rate) == pytest.approx(0.02)
+    with pytest.raises(ValueError, match="build"):
+        optimizer.get_config()
+    optimizer.build(model.trainable_variables)
+    assert int(optimizer.iterations) == 0
+    names = [v.name for v in optimizer.variables]
+    assert {"statistic", "below", "frozen_at"} <= set(names)
+
+    config = keras.optimizers.serialize(optimizer)
+    copy = keras.optimizers.deserialize(config)
+    copy.build(model.trainable_variables)
+    assert copy.get_config() == optimizer.get_config()
+    assert [c.name for c in copy.components] == [
+        c.name for c in optimizer.components
+    ]
+    for a, b in zip(copy.components, optimizer.components):
+        assert all(v is w for v, w in zip(a.variables, b.variables))
+
+
+@pytest.mark.parametrize(
+    ("inner", "error", "says"),
+    [
+        (lambda c: "adam", TypeError, "keras.optimizers.Optimizer"),
+        (
+            lambda c: keras.optimizers.LossScaleOptimizer(
+                keras.optimizers.SGD()
+            ),
+            ValueError,
+            r"LossScaleOptimizer\(GradESOptimizer",
+        ),
+        (
+            lambda c: keras_grades.GradESOptimizer(
+                keras.optimizers.SGD(), c, 1.0, alpha=0
+            ),
+            ValueError,
+            "cannot wrap another",
+        ),
+    ],
+)
+def test_what_the_optimizer_cannot_wrap(inner, error, says):
+    components = keras_grades.find_components(small.transformer())
+    with pytest.raises(error, match=says):
+        keras_grades.GradESOptimizer(inner(components), components, 1.0)
+
+
+def test_optimizer_must_know_its_components():
+    model, other = small.transformer(), small.transformer()
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.SGD(),
+        keras_grades.find_components(model),
+        tau=1.0,
+        alpha=0,
+    )
+    with pytest.raises(ValueError, match="block_0_attention/query"):
+        optimizer.build(other.trainable_variables)

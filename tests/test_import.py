@@ -1,0 +1,44 @@
+"""What `import keras_grades` brings along."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+
+BACKENDS = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
+
+
+def test_imports_nothing_that_keras_has_not_chosen():
+    """Compared with `import keras` alone, in processes of their own."""
+    others = [m for b, m in BACKENDS.items() if b != keras.backend.backend()]
+    unwanted = [*others, "keras_hub", "matplotlib", "rich"]
+    code = (
+        "import sys, keras; before = set(sys.modules); import keras_grades; "
+        "new = {m.split('.')[0] for m in set(sys.modules) - before}; "
+        f"bad = new & set({unwanted!r}); sys.exit(f'{{bad}}' if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_refuses_other_backends():
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import keras_grades"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "ImportError: keras_grades trains models" in done.stderr
+    assert "'numpy'" in done.stderr
+
+
+def test_public_names():
+    import keras_grades
+
+    for name in keras_grades.__all__:
+        assert hasattr(keras_grades, name)
+    with pytest.raises(AttributeError):
+        _ = keras_grades.no_such_name
