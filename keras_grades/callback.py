@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import time
 
 import keras
 
@@ -74,9 +75,11 @@ class GradES(keras.callbacks.Callback):
             which training stops. The host looks after one per cent of the
             planned steps, or 8, if that is less. Defaults to `1.0`.
         recompile: When to rebuild the train step without what is frozen:
-            `"always"`, `"never"`, `"auto"`, or an integer, the number of
-            newly frozen components at which to rebuild. Defaults to
-            `"auto"`.
+            `"always"`, `"never"`, an integer, the number of newly frozen
+            components at which to rebuild, or `"auto"`: when the time that
+            it will save exceeds what it costs, both measured in this run. In
+            eager PyTorch a rebuild costs nothing, and happens at once.
+            Defaults to `"auto"`.
         restore_trainable: Boolean, whether the `trainable` flags are set back
             at the end. If not, compile the model again before you train on.
             Defaults to `True`.
@@ -167,7 +170,13 @@ class GradES(keras.callbacks.Callback):
         self.stopped_step = None
         # Frozen logically, not yet structurally.
         self._pending = []
-        self._recompile = Recompile(self.recompile)
+        self._recompile = Recompile(
+            self.recompile,
+            private.matrix_parameters(model),
+            self.total_steps,
+            rebuild_is_free=not backend.compiles(model),
+        )
+        self._rebuild_is_due = False
         self._trace = Trace(0, len(self.components), rule.interval)
         self._batches = 0
         self._next_look = self._batches_until(self._next_look_after(0))
@@ -181,17 +190,27 @@ class GradES(keras.callbacks.Callback):
             return None
         return steps * epochs // self._updates_every
 
-    def _after_step(self, output):
+    def _after_step(self, output, first_call_began):
         """Runs after each call of the train function: one comparison."""
         self._batches += self._installation.model.steps_per_execution
+        if first_call_began is not None:
+            self._time_compilation(output, first_call_began)
         if self._batches >= self._next_look:
             self._look(output)
+
+    def _time_compilation(self, output, began):
+        # Waits for the step, and decides nothing: when that is does not
+        # depend on the time.
+        state = backend.read(self._optimizer, self._installation.model, output)
+        self._timed = int(state["step"]), time.perf_counter()
+        self._recompile.compiled(self._timed[0], self._timed[1] - began)
 
     def _look(self, output=None):
         """Reads the state from the device; stops `fit()` if it is time."""
         model = self._installation.model
         state = backend.read(self._optimizer, model, output)
         step = int(state["step"])
+        self._time_steps(step)
         self._trace.extend(step, state["trace"])
         newly_frozen = []
         for component, frozen_at in zip(self.components, state["frozen_at"]):
@@ -207,7 +226,17 @@ class GradES(keras.callbacks.Callback):
         if frozen >= enough and not model.stop_training:
             model.stop_training = True
             self.stopped_step = step
+        self._rebuild_is_due = self._recompile.is_due(step, self._pending)
         self._next_look = self._batches_until(self._next_look_after(step))
+
+    def _time_steps(self, step):
+        last_step, last_time = self._timed
+        now = time.perf_counter()
+        if step > last_step:
+            self._recompile.ran(
+                step - last_step, now - last_time, self._pending
+            )
+        self._timed = step, now
 
     def _next_look_after(self, step):
         """The step at which to look next.
@@ -230,12 +259,17 @@ class GradES(keras.callbacks.Callback):
         return self._batches + self._updates_every * (step - self._trace.step)
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._recompile.is_due(self._trace.step, len(self._pending)):
+        if self._rebuild_is_due:
             self._installation.freeze(
                 [v for c in self._pending for v in c.variables]
             )
-            self._recompile.rebuilt(self._trace.step)
+            self._recompile.rebuilt(self._pending)
             self._pending = []
+            self._rebuild_is_due = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # What happened between epochs is no step.
+        self._timed = self._trace.step, time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         self._look()
@@ -287,7 +321,7 @@ class GradES(keras.callbacks.Callback):
                 "recompile": self.recompile,
                 "backend": keras.backend.backend(),
             },
-            timing=None,
+            timing=self._recompile.timing(),
         )
 
     def _check_trained(self):

@@ -1,5 +1,7 @@
 """GradES put on a model for one `fit()`, and taken off without a trace."""
 
+import time
+
 from keras_grades import backend
 from keras_grades.backend import private
 from keras_grades.train_step import GradESMixin
@@ -14,8 +16,9 @@ class Installation:
     Args:
         model: A compiled `keras.Model`.
         optimizer: The built `GradESOptimizer` around the model's optimizer.
-        after_step: Function called with what the train function returned,
-            after each of its calls.
+        after_step: Function called after each call of the train function,
+            with what it returned, and, if it was the first call, in which it
+            may have compiled, the time at which that began, else None.
     """
 
     def __init__(self, model, optimizer, after_step):
@@ -84,9 +87,15 @@ def find_installation(model):
 
 
 def _reporting(train_function, after_step):
+    """Calls `after_step(output, first_call_began)` after each call."""
+    is_first_call = True
+
     def reporting_train_function(*args):
+        nonlocal is_first_call
+        began = time.perf_counter() if is_first_call else None
+        is_first_call = False
         output = train_function(*args)
-        after_step(output)
+        after_step(output, began)
         return output
 
     return reporting_train_function

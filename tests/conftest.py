@@ -8,7 +8,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import pytest
 
-if keras.backend.backend() == "torch":
+if keras.backend.backend() == "jax":
+    import jax
+
+    # Most of the time of these tests goes into compiling. Those of exactness
+    # switch it on again.
+    jax.config.update("jax_disable_most_optimizations", True)
+elif keras.backend.backend() == "torch":
     import torch
 
     # Threads that wait for each other take longest on what is small.

@@ -29,7 +29,11 @@ def fit(model, *callbacks, **arguments):
 
 def attributes(model):
     """Those that `fit()` by itself does not add."""
-    return set(vars(model)) - {"history", "_eval_epoch_iterator"}
+    return set(vars(model)) - {
+        "_eval_epoch_iterator",
+        "_jax_state",
+        "history",
+    }
 
 
 class Spy(keras.callbacks.Callback):

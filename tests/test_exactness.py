@@ -32,6 +32,19 @@ NORMS = ("l1", "mean_l1", "l2")
 WHEN = {"at_once": (0, 1), "patience": (1, 1), "interval": (1, 2)}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _optimized():
+    """Exactness is promised for what XLA really makes of a step."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 def case(optimizer, clip, monitor, norm, when):
     patience, interval = WHEN[when]
     return {
@@ -56,9 +69,12 @@ SAMPLE = [
     case("adamw", "clipped", "weight_change", "mean_l1", "at_once"),
     case("sgd", "unclipped", "weight_change", "l2", "patience"),
 ]
+# Every optimizer, clipped or not, with every statistic; the rest in turns.
 ALL = [
-    case(*values)
-    for values in itertools.product(OPTIMIZERS, CLIPS, MONITORS, NORMS, WHEN)
+    case(*values, list(WHEN)[i % 3])
+    for i, values in enumerate(
+        itertools.product(OPTIMIZERS, CLIPS, MONITORS, NORMS)
+    )
 ]
 
 
@@ -159,9 +175,9 @@ def test_same_as_a_plain_loop(arguments):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("recompile", ["always", "never"])
 @pytest.mark.parametrize("arguments", ALL, ids=name)
-def test_same_as_a_plain_loop_everywhere(arguments, recompile):
+def test_same_as_a_plain_loop_everywhere(arguments):
+    recompile = "never" if ALL.index(arguments) % 2 else "always"
     check_against_reference(arguments, recompile)
 
 

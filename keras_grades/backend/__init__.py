@@ -9,12 +9,14 @@ Each backend's module has the same functions:
 - `read(optimizer, model, output)`: the optimizer's state, on the host.
 - `sync(model)`: brings the variables up to date in the middle of `fit()`.
 - `check(model)`: refuses what cannot be done right.
+- `compiles(model)`: whether to rebuild the train step costs a compilation.
 """
 
 import keras
 
 if keras.backend.backend() == "jax":
     from keras_grades.backend.jax import check
+    from keras_grades.backend.jax import compiles
     from keras_grades.backend.jax import norms
     from keras_grades.backend.jax import read
     from keras_grades.backend.jax import sync
@@ -22,6 +24,7 @@ if keras.backend.backend() == "jax":
     from keras_grades.backend.jax import with_frozen_ratio
 elif keras.backend.backend() == "tensorflow":
     from keras_grades.backend.tensorflow import check
+    from keras_grades.backend.tensorflow import compiles
     from keras_grades.backend.tensorflow import norms
     from keras_grades.backend.tensorflow import read
     from keras_grades.backend.tensorflow import sync
@@ -29,6 +32,7 @@ elif keras.backend.backend() == "tensorflow":
     from keras_grades.backend.tensorflow import with_frozen_ratio
 elif keras.backend.backend() == "torch":
     from keras_grades.backend.torch import check
+    from keras_grades.backend.torch import compiles
     from keras_grades.backend.torch import norms
     from keras_grades.backend.torch import read
     from keras_grades.backend.torch import sync
@@ -44,6 +48,7 @@ else:
 
 __all__ = [
     "check",
+    "compiles",
     "norms",
     "read",
     "sync",

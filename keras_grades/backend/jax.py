@@ -9,6 +9,7 @@ from keras_grades.backend.private import find_grades_optimizer
 
 __all__ = [
     "check",
+    "compiles",
     "norms",
     "read",
     "sync",
@@ -73,3 +74,8 @@ def sync(model):
 def check(model):
     """Nothing that `fit()` does on JAX is out of reach."""
     del model
+
+
+def compiles(model):
+    """Whether to rebuild the train step costs a compilation."""
+    return not model.run_eagerly and bool(model.jit_compile)

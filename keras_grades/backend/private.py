@@ -3,6 +3,8 @@
 `tests/test_private.py` fails when Keras changes any of it.
 """
 
+import math
+
 import keras
 from keras.src.ops.function import make_node_key
 from keras.src.utils.naming import to_snake_case
@@ -14,6 +16,7 @@ __all__ = [
     "graph_sources",
     "inner_gradients",
     "is_update_step",
+    "matrix_parameters",
     "narrow",
     "no_automatic_dependency_tracking",
     "optimizer_place",
@@ -62,6 +65,16 @@ def embedding_variable_ids(model):
         if isinstance(layer, keras.layers.Embedding)
         for v in layer.variables
     }
+
+
+def matrix_parameters(model):
+    """The number of parameters in what a step multiplies with."""
+    looked_up = embedding_variable_ids(model)
+    return sum(
+        math.prod(v.shape)
+        for v in model.variables
+        if len(v.shape) > 1 and id(v) not in looked_up
+    )
 
 
 def graph_sources(model):

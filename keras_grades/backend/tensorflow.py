@@ -7,6 +7,7 @@ from keras_grades.backend.private import find_grades_optimizer
 
 __all__ = [
     "check",
+    "compiles",
     "norms",
     "read",
     "sync",
@@ -58,3 +59,8 @@ def check(model):
             f"{replicas} replicas. Train on one replica, or use "
             "`keras.distribution` on the JAX backend."
         )
+
+
+def compiles(model):
+    """Whether to rebuild the train step costs a compilation."""
+    return not model.run_eagerly

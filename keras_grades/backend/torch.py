@@ -8,6 +8,7 @@ from keras_grades.backend.private import find_grades_optimizer
 
 __all__ = [
     "check",
+    "compiles",
     "norms",
     "read",
     "sync",
@@ -63,3 +64,8 @@ def sync(model):
 def check(model):
     """Nothing that `fit()` does on PyTorch is out of reach."""
     del model
+
+
+def compiles(model):
+    """Whether to rebuild the train step costs a compilation."""
+    return bool(model.jit_compile)

