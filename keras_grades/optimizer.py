@@ -128,7 +128,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         self.components = tuple(
             _bind(component, variables) for component in self.components
         )
-        if not self.inner_optimizer.built:
+        if self.inner_optimizer.built:
+            _check_knows(self.inner_optimizer, variables)
+        else:
             self.inner_optimizer.build(variables)
         super().build(variables)
         self._index_components()
@@ -235,8 +237,10 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             for i, key in enumerate(keys)
             if key in self._component_index and grads[i] is not None
         ]
+        is_update = private.is_update_step(self.inner_optimizer)
         if not at:
             self.inner_optimizer.apply(grads, trainable_variables)
+            self._count_step(is_update)
             return
         of = np.array([self._component_index[keys[i]] for i in at], "int32")
         tracked = [trainable_variables[i] for i in at]
@@ -248,7 +252,6 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.apply(all_grads, trainable_variables)
 
         # 1. Measure; what is not a change of the weights, before the update.
-        is_update = private.is_update_step(self.inner_optimizer)
         change = self._measure(
             private.inner_gradients(
                 self.inner_optimizer, [grads[i] for i in at], tracked
@@ -261,6 +264,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         backend.update_active(update, [grads[i] for i in at], tracked, frozen)
         # 3. Decide.
         self._decide(self._statistic(change(), of), is_update)
+        self._count_step(is_update)
 
     def _measure(self, gradients, variables, is_update):
         """Returns a function that gives the tensors to take the norm of."""
@@ -321,6 +325,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         )
         _assign(self.below, below, is_update)
         _assign(self.frozen_at, frozen_at, is_update)
+
+    def _count_step(self, is_update):
         _assign(self._iterations, self._iterations + 1, is_update)
 
     @private.no_automatic_dependency_tracking
@@ -422,6 +428,17 @@ def _assign(variable, value, condition):
     if condition is not True:
         value = ops.where(condition, value, ops.convert_to_tensor(variable))
     variable.assign(value)
+
+
+def _check_knows(optimizer, variables):
+    unknown = [v.path for v in variables if not private.knows(optimizer, v)]
+    if unknown:
+        raise ValueError(
+            "`inner_optimizer` was built for other variables than those that "
+            "are trainable now. Call `model.compile()` again after a change "
+            "of `trainable`, or of the model. Not known to it: "
+            f"{unknown[:8]}"
+        )
 
 
 def _check_inner_optimizer(optimizer):

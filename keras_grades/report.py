@@ -1,5 +1,6 @@
 """What a run did: which matrix froze when, and what that was worth."""
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -49,6 +50,9 @@ class FreezeReport:
             `"step_seconds_before"` and `"step_seconds_after"`;
             `"seconds_saved_estimated"` and `"seconds_saved_measured"`.
             Defaults to `None`.
+
+    Raises:
+        ValueError: If `tau` or `trace` does not fit the components.
     """
 
     def __init__(
@@ -65,22 +69,31 @@ class FreezeReport:
     ):
         self.components = [dataclasses.replace(c) for c in components]
         self.tau = [float(t) for t in tau]
-        n = len(self.components)
         self.trace = {
-            "step": np.asarray(trace["step"], "int32"),
-            "statistic": np.asarray(trace["statistic"], "float32").reshape(
-                len(trace["step"]), n
-            ),
+            "step": np.array(trace["step"], "int32"),
+            "statistic": np.array(trace["statistic"], "float32"),
         }
         self.steps = int(steps)
         self.total_steps = total_steps
         self.stopped_step = stopped_step
-        self.settings = dict(settings or {})
-        self.timing = timing
+        self.settings = copy.deepcopy(settings or {})
+        self.timing = copy.deepcopy(timing)
+        self._check_shapes()
+
+    def _check_shapes(self):
+        n = len(self.components)
         if len(self.tau) != n:
             raise ValueError(
                 "`tau` must have one float for each component. Received: "
                 f"{len(self.tau)} floats for {n} components."
+            )
+        expected = (len(self.trace["step"]), n)
+        actual = self.trace["statistic"].shape
+        if actual != expected:
+            raise ValueError(
+                '`trace["statistic"]` must have a row for each step and a '
+                f"column for each component, shape {expected}. Received "
+                f"shape: {actual}."
             )
 
     @property
@@ -168,9 +181,11 @@ class FreezeReport:
     def plot(self, path=None):
         """Draws the statistics over the steps, and the freeze steps.
 
-        On the left, the statistic of each role: the line is the median over
-        the components that are still trained, the band reaches from the
-        smallest to the largest of them. On the right, when each froze.
+        On the left, the statistic of each role, of the components that are
+        still trained: the line is their median, the band reaches from the
+        smallest to the largest. In a long run a point stands for several
+        neighbouring steps, and the band holds whatever was measured in them.
+        On the right, when each component froze.
 
         Args:
             path: String or path-like, the image file to write, or `None`.
@@ -199,9 +214,14 @@ def parameters(components):
 def estimate_work_saved(components, steps, total_steps=None):
     """Estimates the share of weight-gradient work that freezing makes needless.
 
-    The work of one component at one step, computing its weight gradient and
-    updating it, is taken to be proportional to its number of parameters. A
-    component does that work up to and including the step `frozen_at`. The
+    The weight gradient of a dense matrix costs operations in proportion to
+    its parameters times the tokens it sees. Here the tokens are taken to be
+    as many for every component at every step, so that the work of one
+    component at one step is its number of parameters. That is rough where
+    they differ: between the towers of a model, or for stacks of experts, each
+    of which sees some of the tokens only.
+
+    A component does its work up to and including the step `frozen_at`. The
     share is that of all components at all steps, so the work of the forward
     pass, of the gradients of activations and of what is not a component does
     not count on either side.

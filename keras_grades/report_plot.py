@@ -6,6 +6,7 @@ Figures are made without pyplot, so no display and no global state is needed.
 import math
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -44,6 +45,10 @@ MAX_POINTS = 100
 MAX_TAU_LINES = 4
 MAX_BLOCK_LABELS = 90
 
+# How the rows of the heat map are labelled.
+_TOWER = {"weight": "bold"}
+_BLOCK = {"color": "black"}
+_FURTHER = {"color": GREY}
 # In points; leaves room for words above the axes.
 _TITLE_PAD = 20
 _THOUSANDS = FuncFormatter(lambda step, position: f"{step:,.0f}")
@@ -55,6 +60,8 @@ def draw(report):
     lines = sum(len(tower.rows) + bool(tower.title) for tower in towers)
     height = min(max(5, 2 + 0.15 * lines), 16)
     figure = Figure(figsize=(13, height), dpi=120, layout="constrained")
+    # Without it, `figure.canvas` could not draw.
+    FigureCanvasAgg(figure)
     left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
     draw_statistics(left.subplots(), report)
     draw_freeze_steps(right.subplots(), towers)
@@ -106,22 +113,24 @@ def summarize(step, statistic, max_points=MAX_POINTS):
         step: Integer array of shape `(m,)`.
         statistic: Float array of shape `(m, n)`. What a logarithm cannot show
             (NaN, infinity, 0) does not count.
-        max_points: Integer. So many points at most: of neighbouring steps,
-            the median of each component counts. Defaults to `100`.
+        max_points: Integer. So many points at most: each stands for some
+            neighbouring steps. Defaults to `100`.
 
     Returns:
-        Float array of shape `(points, 4)`: the last of the steps, and the
-        median, the smallest and the largest of the components.
+        Float array of shape `(points, 4)`: the last of the steps; the median
+        over the components of the median over the steps; and the smallest and
+        the largest of all values, so that what fell below tau is in it.
     """
     valid = np.isfinite(statistic) & (statistic > 0)
     values = np.ma.masked_array(statistic, ~valid)
     size = math.ceil(len(step) / max_points) or 1
     points = []
     for start in range(0, len(step), size):
-        some = np.ma.median(values[start : start + size], axis=0).compressed()
-        if len(some):
+        some = values[start : start + size]
+        if some.count():
             last = step[start : start + size][-1]
-            points.append((last, np.median(some), some.min(), some.max()))
+            median = np.ma.median(np.ma.median(some, axis=0))
+            points.append((last, median, some.min(), some.max()))
     return np.array(points, "float64").reshape(-1, 4)
 
 
@@ -205,13 +214,13 @@ def draw_freeze_steps(axes, towers):
     for tower in towers:
         if tower.title:
             cells.append([math.nan] * len(roles))
-            labels.append((tower.title, {"weight": "bold"}))
+            labels.append((tower.title, _TOWER))
         for row in tower.rows:
             cells.append(freeze_steps(row, roles))
-            labels.append((row.label, {} if row.block else {"color": GREY}))
-    cells = np.array(cells, "float64").reshape(-1, len(roles))
+            labels.append((row.label, _BLOCK if row.block else _FURTHER))
+    cells = np.array(cells, "float64").reshape(len(cells), len(roles))
     axes.set_title("Freeze step of each component", pad=_TITLE_PAD)
-    axes.set(xlim=(0, len(roles)), ylim=(len(cells), 0))
+    axes.set(xlim=(0, len(roles) or 1), ylim=(len(cells) or 1, 0))
     axes.set_xticks(
         np.arange(len(roles)) + 0.5,
         roles,
@@ -231,13 +240,17 @@ def draw_freeze_steps(axes, towers):
 
 
 def _label_rows(axes, labels):
-    """Names the rows; every k-th block if there are too many to read."""
-    k = math.ceil(len(labels) / MAX_BLOCK_LABELS) or 1
-    shown = [
-        i
-        for i, (_, style) in enumerate(labels)
-        if "weight" in style or not i % k
-    ]
+    """Names the rows; towers and some blocks if there are too many to read."""
+    apart = math.ceil(len(labels) / MAX_BLOCK_LABELS)
+    shown = []
+    for i, (_, style) in enumerate(labels):
+        fits = not shown or i - shown[-1] >= apart
+        if style is _TOWER:
+            if not fits and labels[shown[-1]][1] is not _TOWER:
+                shown.pop()
+            shown.append(i)
+        elif fits and (apart == 1 or style is _BLOCK):
+            shown.append(i)
     axes.set_yticks([i + 0.5 for i in shown], [labels[i][0] for i in shown])
     for i, text in zip(shown, axes.get_yticklabels()):
         text.set(fontsize="x-small", **labels[i][1])

@@ -89,8 +89,8 @@ def totals(report):
 
 
 def compilations_table(compilations):
-    """What each rebuild of the train step cost and gained."""
-    table = _table("train step rebuilt")
+    """What each compilation of the train step cost and gained."""
+    table = _table("train step compiled")
     for header in ("at step", "frozen", "seconds", "s/step before", "after"):
         table.add_column(header, **_NUMBERS)
     for c in compilations:
@@ -134,9 +134,9 @@ def _frozen_share(block):
 
 
 def _saved(report):
-    text = f"up to {report.work_saved:.0%} of the steps run"
+    text = f"up to {report.work_saved:.0%} over the steps run"
     if report.total_steps and report.total_steps > report.steps:
-        text += f", {report.work_saved_of_schedule:.0%} of the schedule"
+        text += f", {report.work_saved_of_schedule:.0%} over the schedule"
     return text
 
 

@@ -371,6 +371,15 @@ def test_nothing_to_report_before_training():
         _ = GradES(1.0).report
 
 
+def test_an_optimizer_of_other_variables():
+    model = compiled()
+    model.get_layer("block_0_up").trainable = False
+    fit(model)
+    model.get_layer("block_0_up").trainable = True
+    with pytest.raises(ValueError, match="compile.*block_0_up"):
+        fit(model, GradES(1.0, verbose=0))
+
+
 def test_report_and_trace():
     grades = GradES(HUGE, alpha=4, verbose=0)
     fit(compiled(), grades)

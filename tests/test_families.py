@@ -15,7 +15,7 @@ import keras_grades
 
 STEPS = 6
 FROZEN_AT = 2
-SHORT_SAMPLE = ("albert", "gpt_neo_x", "qwen_moe")
+SHORT_SAMPLE = ("gpt_neo_x", "qwen_moe", "vit")
 
 
 def build(name):

@@ -168,14 +168,26 @@ def test_numpy_and_what_is_not_finite_become_json():
 
 def test_is_a_snapshot():
     components = two_blocks()
-    before = report(components)
+    statistic = np.ones((5, 4), "float32")
+    timing = {"compilations": []}
+    one = report(components, statistic=statistic, timing=timing)
+    before = one.to_dict()
     components[2].frozen_at = 5
-    assert len(before.frozen) == 2
+    statistic[:] = 9
+    timing["compilations"].append({"step": 5})
+    assert one.to_dict() == before
 
 
 def test_tau_must_fit_the_components():
     with pytest.raises(ValueError, match="3 floats for 4 components"):
         report(tau=[1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (8,), (2, 5)])
+def test_the_trace_must_fit_steps_and_components(shape):
+    trace = {"step": [1, 2], "statistic": np.zeros(shape)}
+    with pytest.raises(ValueError, match=r"shape \(2, 4\). Received shape"):
+        report(trace=trace)
 
 
 # --- Grid --------------------------------------------------------------------
@@ -295,7 +307,7 @@ def test_summary_has_the_totals(width):
     assert cells(text, "components frozen") == ["2", "of", "4", "(50%)"]
     assert cells(text, "parameters frozen") == ["40", "of", "100", "(40%)"]
     saved = " ".join(cells(text, "weight-gradient work saved"))
-    assert saved == "up to 10% of the steps run, 55% of the schedule"
+    assert saved == "up to 10% over the steps run, 55% over the schedule"
     assert cells(text, "stopped") == ["at", "step", "5", "of", "10"]
     assert "time saved" not in text
 
@@ -312,6 +324,7 @@ def test_summary_has_the_timing(width):
     text = report(timing=TIMING).summary()
     assert cells(text, "time saved, estimated") == ["81.2", "s"]
     assert "time saved, measured" not in text
+    assert "train step compiled" in text.splitlines()
     assert cells(text, "1,300") == ["7", "12.5", "0.25"]
 
 
@@ -439,11 +452,20 @@ def test_plot_saves(tmp_path, suffix):
         {"statistic": np.zeros((0, 4)), "steps": 0, "stopped_step": None},
         {"statistic": np.full((3, 4), NAN)},
         {"statistic": np.zeros((3, 4))},
+        {"components": [], "statistic": np.zeros((3, 0))},
         {"components": [component("b/qkv", 3)]},
         {"components": [component("qkv", None, block="qkv")]},
         {"total_steps": None, "stopped_step": None, "settings": None},
     ],
-    ids=["no_steps", "nan", "zero", "one_frozen", "one_trained", "unknown"],
+    ids=[
+        "no_steps",
+        "nan",
+        "zero",
+        "no_components",
+        "one_frozen",
+        "one_trained",
+        "unknown",
+    ],
 )
 def test_the_unusual_is_drawn_and_told(changes, width):
     width(80)
@@ -458,7 +480,8 @@ def test_a_single_step_is_a_visible_point():
 
 
 def test_empty_plot_says_so():
-    left, _ = drawn(report(statistic=np.zeros((0, 4)), steps=0).plot())
+    one = report(statistic=np.zeros((0, 4)), steps=0, stopped_step=None)
+    left, _ = drawn(one.plot())
     assert "no step was measured" in words(left)
 
 
@@ -471,15 +494,56 @@ def test_plot_shows_towers_and_further_lines():
     assert tick_labels(right.yaxis) == expected
 
 
-def test_summarize_takes_the_median_over_steps_then_over_components():
+def test_a_tall_heat_map_names_blocks_not_their_further_lines():
+    paths = [
+        f"decoder/b_{i}/{module}/query"
+        for i in range(60)
+        for module in ("self", "cross")
+    ]
+    paths = ["stem/a_0/self/query", *paths[:-1], "encoder/a_0/self/query"]
+    blocks = ["/".join(path.split("/")[:2]) for path in paths]
+    one = report([component(p, 3, block=b) for p, b in zip(paths, blocks)])
+    _, right = drawn(one.plot())
+    # 124 lines: every second one can be named, next to a tower none. So b_0
+    # and b_59 are not, nor is a_0.
+    decoder = [f"b_{i}" for i in range(1, 59)]
+    expected = ["stem", "decoder", *decoder, "encoder"]
+    assert tick_labels(right.yaxis) == expected
+
+
+def test_plot_leaves_pyplot_alone(tmp_path, monkeypatch):
+    # Importing it fails from here on.
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.delattr("matplotlib.pyplot", raising=False)
+    report().plot(tmp_path / "report.png")
+    assert (tmp_path / "report.png").exists()
+
+
+def test_the_canvas_draws():
+    canvas = report().plot().canvas
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())
+    assert len(np.unique(pixels)) > 10
+
+
+def test_the_band_shows_what_fell_below_tau():
+    # One value of a long run, in one component, on one step.
+    statistic = np.full((1000, 4), 5.0)
+    statistic[700, 1] = 1.5
+    left, _ = drawn(report(statistic=statistic, steps=1000).plot())
+    lowest = [band.get_datalim(left.transData).y0 for band in left.collections]
+    assert lowest == pytest.approx([5.0, 1.5, 5.0])
+
+
+def test_summarize_takes_medians_and_keeps_the_extremes():
     from keras_grades.report_plot import summarize
 
     statistic = np.array(
         [[1, 10, NAN], [3, 20, NAN], [2, 90, NAN], [NAN, 7, float("inf")]]
     )
     actual = summarize(np.array([2, 4, 6, 8]), statistic, max_points=2)
-    # Steps 2 and 4: the components have 2 and 15. Steps 6 and 8: 2 and 48.5.
-    np.testing.assert_allclose(actual, [[4, 8.5, 2, 15], [8, 25.25, 2, 48.5]])
+    # Medians of steps 2 and 4: 2 and 15; of steps 6 and 8: 2 and 48.5.
+    np.testing.assert_allclose(actual, [[4, 8.5, 1, 20], [8, 25.25, 2, 90]])
 
 
 def test_long_runs_become_few_points():

@@ -16,10 +16,12 @@ __all__ = [
     "graph_sources",
     "inner_gradients",
     "is_update_step",
+    "knows",
     "matrix_parameters",
     "narrow",
     "no_automatic_dependency_tracking",
     "optimizer_place",
+    "own_variables",
     "sublayers",
     "to_snake_case",
     "widen",
@@ -32,29 +34,60 @@ def sublayers(layer):
     In the order of the data where the layer is a graph, else as created.
     """
     held = {id(sublayer): sublayer for sublayer in layer._layers}
-    names = {}
-    attributes = dict(vars(layer))
-    # PyTorch keeps layers in a place of its own.
-    attributes |= attributes.pop("_modules", {})
-    for attribute, value in attributes.items():
-        if not attribute.startswith(("_layers", "_operations")):
-            _name_layers(attribute.lstrip("_"), value, held, names)
     if isinstance(layer, keras.Model):
         in_order = [s for s in layer.layers if id(s) in held]
         held = {id(s): s for s in in_order} | held
-    return [(names.get(key, ""), s) for key, s in held.items()]
+    return _after_attributes(layer, held.values())
 
 
-def _name_layers(name, value, held, names):
-    if isinstance(value, keras.Layer):
-        if id(value) in held:
-            names.setdefault(id(value), name)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _name_layers(f"{name}_{key}", item, held, names)
+def own_variables(layer):
+    """The variables that a layer holds, each after its attribute."""
+    return _after_attributes(
+        layer, layer._trainable_variables + layer._non_trainable_variables
+    )
+
+
+# Where Keras, and TensorFlow's tracking, list once more what a layer holds.
+_LISTS = (
+    "_layers",
+    "_non_trainable_variables",
+    "_operations",
+    "_self_",
+    "_tracked",
+    "_trainable_variables",
+)
+
+
+def _after_attributes(layer, held):
+    """Pairs each of what a layer holds with its attribute, or ""."""
+    if not held:
+        return []
+    attributes = dict(vars(layer))
+    # PyTorch keeps layers in a place of its own.
+    attributes |= attributes.pop("_modules", {})
+    names = {}
+    # What an attribute holds by itself is named so, even if some list holds
+    # it too: which comes first depends on the backend.
+    for name, value in sorted(
+        attributes.items(), key=lambda a: isinstance(a[1], (dict, list, tuple))
+    ):
+        if not name.startswith(_LISTS):
+            for path, item in _flatten(name.lstrip("_"), value):
+                names.setdefault(id(item), path)
+    return [(names.get(id(item), ""), item) for item in held]
+
+
+def _flatten(name, value):
+    """Yields names and items of an attribute, also of nested containers."""
+    if isinstance(value, dict):
+        items = value.items()
     elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            _name_layers(f"{name}_{i}", item, held, names)
+        items = enumerate(value)
+    else:
+        yield name, value
+        return
+    for key, item in items:
+        yield from _flatten(f"{name}_{key}", item)
 
 
 def embedding_variable_ids(model):
@@ -162,7 +195,7 @@ def narrow(optimizer, variables):
             k: i for k, i in indices.items() if k in keep
         }
         undo["inner"] = [
-            narrow(inner, [v for v in variables if _knows(inner, v)])
+            narrow(inner, [v for v in variables if knows(inner, v)])
             for inner in optimizer.optimizers
         ]
     optimizer._trainable_variables = [
@@ -183,7 +216,8 @@ def widen(optimizer, undo):
         setattr(optimizer, name, value)
 
 
-def _knows(optimizer, variable):
+def knows(optimizer, variable):
+    """Whether a built optimizer has state for a variable."""
     return (
         optimizer._var_key(variable) in optimizer._trainable_variables_indices
     )

@@ -160,13 +160,11 @@ def _nothing_found(model):
         type(node.layer).__name__ for node in layer_tree(model).walk()
     )
     seen = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
-    frozen = not model.trainable_variables
     return (
         "No trainable projection of an attention or feed-forward block was "
-        f"found in {model.name!r}. "
-        + ("All of it is set non-trainable. " if frozen else "")
-        + f"Kinds of layers seen: {seen}. If it is a Transformer, tell us "
-        "about it; else GradES has nothing to freeze."
+        f"found in {model.name!r}. Kinds of layers seen: {seen}. Pass a "
+        "Transformer, with `trainable` left on; if it is quantized, call "
+        "`enable_lora(rank)` first."
     )
 
 

@@ -4,7 +4,8 @@ An attention layer holds projections to queries, keys and values, by
 themselves or fused. What it is called matters less than what it holds.
 """
 
-import re
+from keras_grades.discovery.feed_forward import feed_forward_roles
+from keras_grades.discovery.tree import words
 
 QUERY = {"q", "query", "queries", "wq"}
 KEY = {"k", "key", "keys", "wk"}
@@ -14,10 +15,6 @@ OUTPUT = {"o", "out", "output", "wo"}
 PROJECTION = {"proj", "projection", "projector"}
 SAYS_NOTHING = {"attention", "attn", "c", "dense", "layer", "linear"}
 POSITIONS = {"encoding", "pos", "position", "positional", "rel", "relative"}
-
-
-def words(name):
-    return set(re.findall("[a-z]+", name.lower()))
 
 
 def named_role(name):
@@ -62,14 +59,15 @@ def attention_roles(node):
     )
     if not is_attention:
         return _unnamed_attention(node)
-    widths = {m.width_out for m, role in named if role in ("value", "qkv")}
-    widths |= {m.width_in for m, role in named if role == "attention_output"}
-    pairs = []
+    network = _feed_forward_beside(named)
+    pairs = [p for p in named if p[1] and id(p[0]) not in network]
     for matrix, role in named:
-        if role is None and _is_full_size_extra(matrix, widths):
-            role = _role_of_extra(matrix)
-        if role is not None:
-            pairs.append((matrix, role))
+        if (
+            role is None
+            and id(matrix) not in network
+            and _is_full_size_extra(matrix, pairs)
+        ):
+            pairs.append((matrix, _role_of_extra(matrix)))
     return pairs
 
 
@@ -77,13 +75,38 @@ def _role(matrix):
     return next(filter(None, map(named_role, matrix.names)), None)
 
 
-def _is_full_size_extra(matrix, widths):
-    """Not a gate with a number per head, a table or a convolution."""
+def _feed_forward_beside(named):
+    """The ids of the feed-forward matrices that the same layer holds.
+
+    They may go by what is a way out of attention elsewhere; the first of
+    these names is taken at its word.
+    """
+    outputs = [m for m, role in named if role == "attention_output"]
+    others = [
+        m
+        for m, role in named
+        if role is None or any(m is o for o in outputs[1:])
+    ]
+    return {
+        id(matrix)
+        for network in feed_forward_roles(others)
+        for matrix, _ in network
+    }
+
+
+def _is_full_size_extra(matrix, pairs):
+    """Whether it reads and makes as much as the others.
+
+    Not so a gate with a number per head, a table or a convolution.
+    """
+    inputs = [m for m, role in pairs if role != "attention_output"]
+    outputs = [m for m, role in pairs if role == "attention_output"]
+    widths = {m.width_out for m, role in pairs if role in ("value", "qkv")}
     return (
         matrix.node.is_projection
         and not matrix.is_convolution
-        and matrix.width_out in widths
-        and "gate" not in words(matrix.names[0])
+        and matrix.width_in in {m.width_in for m in inputs}
+        and matrix.width_out in widths | {m.width_in for m in outputs}
     )
 
 

@@ -91,17 +91,23 @@ class Blocks:
         return self._known[id(node)]
 
     def _find_feed_forward(self, node):
+        widths = {
+            matrix.width_in
+            for n in node.walk()
+            for matrix, role in self._attention.get(id(n), ())
+            if role in ("query", "qkv")
+        }
         parts = list(self._walk_without_attention(node))
-        networks = [n for part in parts for n in self._networks(part)]
+        networks = [n for p in parts for n in self._networks(p, widths)]
         if not all(map(is_adapter, networks)):
             networks = [n for n in networks if not is_adapter(n)]
         return [pair for network in networks for pair in network]
 
-    def _networks(self, node):
+    def _networks(self, node, widths):
         others = self._others(node)
         if is_graph(node.layer):
             return graph_feed_forward_roles(node, others)
-        return feed_forward_roles(others)
+        return feed_forward_roles(others, widths or None)
 
     def _others(self, node):
         """The matrices that a layer holds besides attention."""
@@ -120,7 +126,8 @@ class Blocks:
     def _mixes_without_weights(self, node):
         """Whether a layer is a block whose token mixing has no weights.
 
-        As in FNet: it normalizes, and all its matrices are feed-forward.
+        As in FNet: it normalizes, and all its matrices are feed-forward, to
+        a greater width and back.
         """
         if id(node) in self._above_attention or node.parent is None:
             return False
@@ -128,7 +135,11 @@ class Blocks:
             return False
         matrices = list(node.all_matrices())
         feed_forward = self._feed_forward(node)
-        return bool(feed_forward) and len(feed_forward) == len(matrices)
+        return (
+            bool(feed_forward)
+            and not is_adapter(feed_forward)
+            and len(feed_forward) == len(matrices)
+        )
 
 
 def _walk_past_poolers(node):
@@ -144,4 +155,7 @@ def is_graph(layer):
 
 
 def _is_normalization(layer):
-    return "Norm" in type(layer).__name__
+    """Whether it normalizes each token by itself, as Transformers do."""
+    return "Norm" in type(layer).__name__ and not isinstance(
+        layer, keras.layers.BatchNormalization
+    )

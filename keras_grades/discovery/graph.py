@@ -55,5 +55,6 @@ def _nearest(operation, sources, matrix_of):
 
 
 def _is_boundary(operation):
-    has_weights = isinstance(operation, keras.Layer) and operation.variables
+    # `variables` would count the seed of a `Dropout`.
+    has_weights = isinstance(operation, keras.Layer) and operation.weights
     return bool(has_weights) or type(operation).__name__ == "Add"

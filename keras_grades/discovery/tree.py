@@ -91,11 +91,16 @@ class Matrix:
         """What it is called, and what holds nothing else."""
         node = self.node
         if not isinstance(node.layer, PROJECTIONS):
-            return (self.variables[0].name,)
+            return (self.path.rpartition("/")[2],)
         names = (node.attribute, node.layer.name)
         if node.parent is not None and node.parent.is_projection:
             names += (node.parent.attribute, node.parent.layer.name)
         return names
+
+
+def words(name):
+    """The words of a name, without numbers."""
+    return set(re.findall("[a-z]+", name.lower()))
 
 
 def layer_tree(model):
@@ -116,7 +121,7 @@ def _grow(node, seen):
         child = Node(layer, attribute, path, node)
         node.children.append(child)
         _grow(child, seen)
-    node.matrices = _matrices(node)
+    node.matrices = _matrices(node, names)
     node.is_projection = _is_projection(node)
 
 
@@ -125,7 +130,7 @@ def _is_projection(node):
         return True
     if isinstance(node.layer, keras.Model):
         return False
-    weighty = [c for c in node.children if c.layer.variables]
+    weighty = [c for c in node.children if c.layer.weights]
     if len(node.matrices) == 1 and not weighty:
         return "proj" in node.matrices[0].names[0]
     return (
@@ -135,22 +140,28 @@ def _is_projection(node):
     )
 
 
-def _own_name(layer, attribute):
-    generated = private.to_snake_case(type(layer).__name__)
-    if re.fullmatch(rf"{re.escape(generated)}(_\d+)?", layer.name):
+def _own_name(held, attribute):
+    """The name of a layer or variable, if the user gave it one."""
+    generated = private.to_snake_case(type(held).__name__)
+    if re.fullmatch(rf"{re.escape(generated)}(_\d+)?", held.name):
         return attribute or generated
-    return layer.name
+    return held.name
 
 
 def _unique(name, used):
     """The name, numbered from its second use on."""
-    count = used.get(name, 0)
-    used[name] = count + 1
-    return f"{name}_{count}" if count else name
+    unique = name
+    while unique in used:
+        unique = f"{name}_{used[name]}"
+        used[name] += 1
+    used[unique] = 1
+    return unique
 
 
-def _matrices(node):
+def _matrices(node, names):
     layer = node.layer
+    if isinstance(layer, PROJECTIONS) and not hasattr(layer, "_kernel"):
+        return []  # It was never called, or is quantized for good.
     if isinstance(layer, CONVOLUTIONS):
         kernel = layer._kernel
         return [
@@ -172,7 +183,7 @@ def _matrices(node):
                 *_widths(layer),
             )
         ]
-    matrices = _added_by_hand(node)
+    matrices = _added_by_hand(node, names)
     if "Embedding" in type(layer).__name__:
         return [m for m in matrices if "proj" in m.names[0]]
     return matrices
@@ -187,9 +198,10 @@ def _kernel_variables(layer):
 
 def _widths(layer):
     """What a Dense or EinsumDense sums over, and what it makes of it."""
-    shape = layer._kernel.shape
     if isinstance(layer, keras.layers.Dense):
         return layer.input_spec.axes[-1], layer.units
+    # Packed to int4, the kernel itself is of another shape.
+    shape = getattr(layer, "original_kernel_shape", layer._kernel.shape)
     inputs, kernel, outputs = re.split(",|->", layer.equation.replace(" ", ""))
     width_in = width_out = 1
     for axis, size in zip(kernel, shape):
@@ -201,31 +213,44 @@ def _widths(layer):
     return width_in, width_out
 
 
-def _added_by_hand(node):
+def _added_by_hand(node, names):
     """Weights of rank two and more that a layer adds by itself."""
-    below = {
-        id(v)
-        for _, layer in private.sublayers(node.layer)
-        for v in layer.variables
+    own = private.own_variables(node.layer)
+    if all(len(v.shape) < 2 for _, v in own):
+        return []
+    below = {id(v) for c in node.children for v in c.layer.variables}
+    own = {
+        _unique(_own_name(v, attribute), names): v
+        for attribute, v in own
+        if id(v) not in below
     }
-    own = [v for v in node.layer.variables if id(v) not in below]
-    bias_of = {v.name: v for v in own if v.name.endswith("bias")}
-    matrices = []
-    for kernel in own:
-        if len(kernel.shape) < 2 or kernel.name in bias_of:
+    matrices, biases = [], set()
+    for name, kernel in own.items():
+        if len(kernel.shape) < 2 or name.endswith("bias") or name in biases:
             continue
-        bias = bias_of.get(
-            f"{kernel.name}_bias",
-            bias_of.get(kernel.name.replace("kernel", "bias")),
-        )
+        bias = [b for b in own if _is_bias(b, name, own)][:1]
+        biases.update(bias)
         matrices.append(
             Matrix(
                 node,
-                f"{node.path}/{kernel.name}" if node.path else kernel.name,
-                (kernel,) if bias is None else (kernel, bias),
+                f"{node.path}/{name}" if node.path else name,
+                (kernel, *(own[b] for b in bias)),
                 kernel.shape[-2],
                 kernel.shape[-1],
                 is_stack=len(kernel.shape) > 2,
             )
         )
     return matrices
+
+
+def _is_bias(bias, kernel, own):
+    """Whether one is of lower rank, and else named as the other is."""
+    return len(own[bias].shape) < len(own[kernel].shape) and (
+        _stem(bias) == _stem(kernel)
+    )
+
+
+def _stem(name):
+    """The name without what says kernel or bias: of `wq` and `bq`, `q`."""
+    name = re.sub("kernel|weights?|bias|(?<![a-z])[wb]", "", name.lower())
+    return name.strip("_")
