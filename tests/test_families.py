@@ -18,27 +18,26 @@ FROZEN_AT = 2
 SHORT_SAMPLE = ("gpt_neo_x", "qwen_moe", "vit")
 
 
-def build(name):
-    """Builds a family; on JAX, without optimizing what draws its weights.
+def of_every_family(names, **marks):
+    """Yields parameters: on one backend all, by default on others a sample.
 
-    JAX compiles an initializer for each shape, nearly all the time of a build.
+    What is found does not depend on the backend, and PyTorch, which does not
+    compile, is the quickest to build a model.
     """
-    if keras.backend.backend() != "jax":
-        return FAMILIES[name].build()
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        return FAMILIES[name].build()
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    backend = keras.backend.backend()
+    for name in names:
+        only = "tensorflow" if name == "stable_diffusion_3" else "torch"
+        is_long = name not in SAMPLE and backend != only
+        yield pytest.param(
+            name, marks=[*marks.get(name, ()), *[pytest.mark.long] * is_long]
+        )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", of_every_family(FAMILIES))
 def test_roles_of_every_family(name):
     if name == "stable_diffusion_3" and keras.backend.backend() == "torch":
         pytest.skip("KerasHub 0.32 cannot build its T5 encoder on PyTorch")
-    backbone, roles = build(name), FAMILIES[name].roles
+    backbone, roles = FAMILIES[name].build(), FAMILIES[name].roles
     if roles is None:
         with pytest.raises(ValueError, match="No trainable projection"):
             keras_grades.find_components(backbone)
@@ -93,14 +92,10 @@ out_of_sight = pytest.mark.xfail(
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=out_of_sight) if name == "edrec" else name
-        for name in ROLES_BY_PATH
-    ],
+    "name", of_every_family(ROLES_BY_PATH, edrec=[out_of_sight])
 )
 def test_role_of_a_kernel(name):
-    components = keras_grades.find_components(build(name))
+    components = keras_grades.find_components(FAMILIES[name].build())
     for path, role in ROLES_BY_PATH[name].items():
         found = [
             c.role
@@ -112,7 +107,7 @@ def test_role_of_a_kernel(name):
 
 def test_names_do_not_depend_on_the_backend():
     """No layer inside these blocks is given a name, all are attributes."""
-    components = keras_grades.find_components(build("mit"))
+    components = keras_grades.find_components(FAMILIES["mit"].build())
     parts = ["attn/q", "attn/k", "attn/v", "attn/proj", "mlp/fc1", "mlp/fc2"]
     assert [c.name for c in components] == [
         f"hierarchical_encoder_{stage}_0/{part}"
@@ -150,7 +145,7 @@ class Recorder(keras.callbacks.Callback):
     ],
 )
 def test_half_of_a_family_freezes(name):
-    model = classifier(build(name))
+    model = classifier(FAMILIES[name].build())
     components = keras_grades.find_components(model)
     frozen = [c.name for c in components][::2]
     these = "|".join(re.escape(n) for n in frozen)

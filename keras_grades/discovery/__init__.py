@@ -15,7 +15,6 @@ from keras_grades.backend import private
 from keras_grades.component import Component
 from keras_grades.component import ComponentList
 from keras_grades.discovery.blocks import Blocks
-from keras_grades.discovery.blocks import is_graph
 from keras_grades.discovery.tree import layer_tree
 
 __all__ = ["find_components"]
@@ -27,7 +26,9 @@ def find_components(model, include=None, exclude=None):
     It looks at structure, not at families of models: what an attention layer
     holds, and what maps the hidden width to another and back in the same
     block. Embeddings, norms, routers, poolers, heads, patch embeddings and
-    adapters are no components, and what is not trainable is left out.
+    adapters are no components, and what is not trainable is left out. The
+    role of a feed-forward network's inner layers, if it has any between the
+    way up and the way down, is `"ffn_up"`, too.
 
     Example:
 
@@ -75,46 +76,19 @@ def find_components(model, include=None, exclude=None):
 
 
 def _find(model):
-    root = layer_tree(model)
-    order = {}
-    for node in root.walk():
-        for matrix in node.matrices:
-            order[id(matrix)] = len(order)
-    found = sorted(Blocks(root).roles(), key=lambda f: order[id(f[0])])
-
     trainable = {id(v) for v in model.trainable_variables}
     taken = private.embedding_variable_ids(model)
-    components, flat = [], []
-    for matrix, role, block in found:
+    components = []
+    for matrix, role, block in Blocks(layer_tree(model)).roles():
         variables = tuple(v for v in matrix.variables if id(v) in trainable)
         if not variables or variables[0] is not matrix.variables[0]:
             continue
         if taken & {id(v) for v in variables}:
             continue
         taken |= {id(v) for v in variables}
-        component = Component(matrix.path, role, block.path, variables)
-        components.append(component)
-        if block.path == "" or is_graph(block.layer):
-            flat.append(component)
-    _name_flat_blocks(flat)
+        components.append(Component(matrix.path, role, block, variables))
     _drop_common_prefix(components)
     return components
-
-
-def _name_flat_blocks(components):
-    """Numbers the blocks of a graph that has no layer for each.
-
-    One begins where attention follows on a feed-forward network.
-    """
-    number, was_feed_forward = collections.Counter(), {}
-    for component in components:
-        graph = component.block
-        is_feed_forward = component.role.startswith("ffn")
-        if was_feed_forward.get(graph) and not is_feed_forward:
-            number[graph] += 1
-        was_feed_forward[graph] = is_feed_forward
-        block = f"block_{number[graph]}"
-        component.block = f"{graph}/{block}" if graph else block
 
 
 def _drop_common_prefix(components):

@@ -4,6 +4,8 @@ An attention layer holds projections to queries, keys and values, by
 themselves or fused. What it is called matters less than what it holds.
 """
 
+import re
+
 from keras_grades.discovery.feed_forward import feed_forward_roles
 from keras_grades.discovery.tree import words
 
@@ -71,6 +73,19 @@ def attention_roles(node):
     return pairs
 
 
+def one_by_one(pairs):
+    """Divides attention that goes by its names: a role that comes again
+    begins the next."""
+    units = []
+    for matrix, role in pairs:
+        if not units or (
+            role != "attention_output" and role in {r for _, r in units[-1]}
+        ):
+            units.append([])
+        units[-1].append((matrix, role))
+    return units
+
+
 def _role(matrix):
     return next(filter(None, map(named_role, matrix.names)), None)
 
@@ -118,12 +133,18 @@ def _role_of_extra(matrix):
 
 def _unnamed_attention(node):
     """One projection three times as wide as its input, and one back."""
-    if "Attention" not in type(node.layer).__name__:
-        return []
     matrices = [m for m in node.direct_matrices if not m.is_convolution]
     fused = [m for m in matrices if m.width_out == 3 * m.width_in]
+    if len(fused) > 1 or not _says_attention(
+        type(node.layer).__name__, node.attribute
+    ):
+        fused = [m for m in fused if _says_attention(*m.names)]
     if len(fused) != 1:
         return []
     width = fused[0].width_in
     back = [m for m in matrices if m.width_in == m.width_out == width]
     return [(fused[0], "qkv")] + [(m, "attention_output") for m in back]
+
+
+def _says_attention(*names):
+    return any(re.search("attention|attn", name.lower()) for name in names)

@@ -1,12 +1,16 @@
 """Which block a projection belongs to: attention, and what goes with it."""
 
-import keras
+import collections
 
 from keras_grades.discovery.attention import attention_roles
 from keras_grades.discovery.attention import is_pooler
+from keras_grades.discovery.attention import one_by_one
 from keras_grades.discovery.feed_forward import feed_forward_roles
 from keras_grades.discovery.feed_forward import is_adapter
-from keras_grades.discovery.graph import graph_feed_forward_roles
+from keras_grades.discovery.graph import Graph
+from keras_grades.discovery.tree import group_lists
+from keras_grades.discovery.tree import is_graph
+from keras_grades.discovery.tree import is_normalization
 
 
 class Blocks:
@@ -17,59 +21,102 @@ class Blocks:
     """
 
     def __init__(self, root):
+        self._order = {m: i for i, m in enumerate(root.all_matrices())}
+        group_lists(root)
         self._nodes = list(_walk_past_poolers(root))
+        self._graphs = {n: Graph(n) for n in self._nodes if is_graph(n.layer)}
         self._attention = {
-            id(node): roles
+            node: units
             for node in self._nodes
-            if (roles := attention_roles(node))
+            if (units := self._find_attention(node))
         }
-        self._known = {}
         self._add_outputs()
+        self._known = {}
         self._used = {
-            id(matrix)
-            for pairs in self._attention.values()
+            matrix
+            for units in self._attention.values()
+            for pairs in units
             for matrix, _ in pairs
         }
         self._above_attention = {
-            id(above)
-            for node in self._nodes
-            if id(node) in self._attention
+            above
+            for node in self._attention
             for above in (node, *node.ancestors())
         }
 
+    def _find_attention(self, node):
+        """What attends in a layer, a list of pairs of matrix and role each."""
+        if node not in self._graphs:
+            pairs = attention_roles(node)
+            return [pairs] if pairs else []
+        return self._graphs[node].attention_roles() or one_by_one(
+            attention_roles(node)
+        )
+
     def _add_outputs(self):
-        """Finds the way out of attention that is held one layer above."""
-        for node in self._nodes:
-            pairs = self._attention.get(id(node))
-            if not pairs or any(r == "attention_output" for _, r in pairs):
-                continue
-            width = pairs[-1][0].width_out
+        """Finds the way out of attention that is held one layer above.
+
+        The layer above then is the attention, of one head or of several.
+        """
+        heads = collections.defaultdict(list)
+        for node, units in self._attention.items():
+            if node.parent and node not in self._graphs:
+                [pairs] = units
+                if all(role != "attention_output" for _, role in pairs):
+                    heads[node.parent].append(node)
+        for parent, nodes in heads.items():
+            pairs = [
+                pair for node in nodes for pair in self._attention[node][0]
+            ]
+            width = sum(self._attention[n][0][-1][0].width_out for n in nodes)
             back = [
                 m
-                for m in (node.parent.direct_matrices if node.parent else ())
+                for m in parent.direct_matrices
                 if m.width_in == width and not m.is_convolution
             ]
             if len(back) == 1:
+                for node in nodes:
+                    del self._attention[node]
                 pairs.append((back[0], "attention_output"))
+                self._attention.setdefault(parent, []).append(pairs)
 
     def roles(self):
-        """Yields each projection as (`Matrix`, role, `Node` of its block)."""
-        blocks = {}
+        """Yields each projection as (`Matrix`, role, path of its block)."""
+        for path, units in sorted(
+            self._blocks(), key=lambda b: self._begin(b[1])
+        ):
+            pairs = [pair for unit in units for pair in unit]
+            for matrix, role in sorted(pairs, key=lambda p: self._order[p[0]]):
+                yield matrix, role, path
+
+    def _blocks(self):
+        """Yields the path of each block and its parts, lists of pairs."""
+        attention = {}
+        for node, units in self._attention.items():
+            attention.setdefault(self._block_of(node), []).extend(units)
+        for node, units in attention.items():
+            blocks = self._divide(node, units)
+            for i, block in enumerate(sorted(blocks, key=self._begin)):
+                # Where no layer holds one block alone, they are numbered.
+                is_named = node.path and node not in self._graphs
+                path = node.path if is_named else f"{node.path}/block_{i}"
+                yield path.lstrip("/"), block
         for node in self._nodes:
-            if id(node) in self._attention:
-                block = self._block_of(node)
-                blocks.setdefault(id(block), (block, []))[1].append(node)
-        for block, attention in blocks.values():
-            for node in attention:
-                for matrix, role in self._attention[id(node)]:
-                    yield matrix, role, block
-            for matrix, role in self._feed_forward(block):
-                yield matrix, role, block
-        for node in self._nodes:
-            above = {id(n) for n in node.ancestors()}
-            if not above & blocks.keys() and self._mixes_without_weights(node):
-                for matrix, role in self._feed_forward(node):
-                    yield matrix, role, node
+            if attention.keys().isdisjoint(
+                node.ancestors()
+            ) and self._mixes_without_weights(node):
+                yield node.path, self._feed_forward(node)
+
+    def _divide(self, node, attention):
+        """The blocks in a layer: one, or in a functional model several."""
+        networks = self._feed_forward(node)
+        blocks = [(attention, networks)]
+        if node in self._graphs:
+            blocks = self._graphs[node].blocks(attention, networks)
+        return [a + _without_adapters(n, a) for a, n in blocks]
+
+    def _begin(self, block):
+        return min(self._order[m] for pairs in block for m, _ in pairs)
 
     def _block_of(self, attention):
         """The nearest layer that holds this and a feed-forward network.
@@ -80,45 +127,39 @@ class Blocks:
         for node in (attention, *attention.ancestors()):
             if self._feed_forward(node):
                 return node
-            if sum(id(c) in self._above_attention for c in node.children) > 1:
+            if sum(c in self._above_attention for c in node.children) > 1:
                 break
         return attention
 
     def _feed_forward(self, node):
-        """The feed-forward projections of a block, with their roles."""
-        if id(node) not in self._known:
-            self._known[id(node)] = self._find_feed_forward(node)
-        return self._known[id(node)]
+        """The feed-forward networks of a block, lists of pairs each."""
+        if node not in self._known:
+            self._known[node] = self._find_feed_forward(node)
+        return self._known[node]
 
     def _find_feed_forward(self, node):
         widths = {
             matrix.width_in
             for n in node.walk()
-            for matrix, role in self._attention.get(id(n), ())
+            for pairs in self._attention.get(n, ())
+            for matrix, role in pairs
             if role in ("query", "qkv")
         }
         parts = list(self._walk_without_attention(node))
-        networks = [n for p in parts for n in self._networks(p, widths)]
-        if not all(map(is_adapter, networks)):
-            networks = [n for n in networks if not is_adapter(n)]
-        return [pair for network in networks for pair in network]
+        return [n for p in parts for n in self._networks(p, widths)]
 
     def _networks(self, node, widths):
-        others = self._others(node)
-        if is_graph(node.layer):
-            return graph_feed_forward_roles(node, others)
+        others = [m for m in node.direct_matrices if m not in self._used]
+        if node in self._graphs:
+            return self._graphs[node].feed_forward_roles(others)
         return feed_forward_roles(others, widths or None)
-
-    def _others(self, node):
-        """The matrices that a layer holds besides attention."""
-        return [m for m in node.direct_matrices if id(m) not in self._used]
 
     def _walk_without_attention(self, node):
         yield node
         for child in node.children:
             if not (
                 child.is_projection
-                or id(child) in self._above_attention
+                or child in self._above_attention
                 or is_pooler(child)
             ):
                 yield from self._walk_without_attention(child)
@@ -129,17 +170,20 @@ class Blocks:
         As in FNet: it normalizes, and all its matrices are feed-forward, to
         a greater width and back.
         """
-        if id(node) in self._above_attention or node.parent is None:
+        if node in self._above_attention or node.parent is None:
             return False
-        if not any(_is_normalization(c.layer) for c in node.children):
+        if not any(is_normalization(c.layer) for c in node.children):
             return False
-        matrices = list(node.all_matrices())
-        feed_forward = self._feed_forward(node)
-        return (
-            bool(feed_forward)
-            and not is_adapter(feed_forward)
-            and len(feed_forward) == len(matrices)
-        )
+        networks = self._feed_forward(node)
+        return any(not is_adapter(n) for n in networks) and sum(
+            map(len, networks)
+        ) == len(list(node.all_matrices()))
+
+
+def _without_adapters(networks, attention):
+    """Leaves out what is narrow beside a wide network, or without attention."""
+    wide = [network for network in networks if not is_adapter(network)]
+    return wide or (networks if attention else [])
 
 
 def _walk_past_poolers(node):
@@ -147,15 +191,3 @@ def _walk_past_poolers(node):
     for child in node.children:
         if not is_pooler(child):
             yield from _walk_past_poolers(child)
-
-
-def is_graph(layer):
-    """Whether a layer is a functional model."""
-    return isinstance(layer, keras.Model) and hasattr(layer, "operations")
-
-
-def _is_normalization(layer):
-    """Whether it normalizes each token by itself, as Transformers do."""
-    return "Norm" in type(layer).__name__ and not isinstance(
-        layer, keras.layers.BatchNormalization
-    )

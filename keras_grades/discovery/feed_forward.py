@@ -1,10 +1,9 @@
 """Which matrices are a feed-forward network: to another width, and back.
 
 A gated one has two that go up, or one that is twice as wide as what comes
-back. Of two the one that says so is the gate, or the first.
+back. Of two the one that says so is the gate, or the first. What a network
+has in between, from hidden layer to hidden layer, counts as another way up.
 """
-
-import itertools
 
 import keras
 
@@ -26,53 +25,54 @@ def feed_forward_roles(matrices, widths=None):
     found = _find(candidates, lambda m: widths is None or m.width_in in widths)
     if not found and widths is not None:
         found = _find(candidates, lambda m: True)
-    return [network(ups, down) for ups, down in found]
+    return [network(*parts) for parts in found]
 
 
 def _find(candidates, may_start):
-    """Ways up, and the way back, of each network."""
+    """Ways up, what is in between, and the way back, of each network."""
     found, used = [], set()
     for i, down in enumerate(candidates):
+        free = [m for m in candidates[: i + 1] if m not in used]
         ups = [
-            up
-            for up in candidates[:i]
-            if id(up) not in used and may_start(up) and _goes_up(up, down)
+            m for m in free[:-1] if may_start(m) and _way(m, free) is not None
         ]
-        if id(down) in used or not ups:
-            continue
-        for pair in _pair(ups, _run_like(down, candidates[i:])):
-            found.append(pair)
-            used.update(id(m) for m in [*pair[0], pair[1]])
-    left = [m for m in candidates if id(m) not in used]
+        if down not in used and ups:
+            # A gate is multiplied with what is as wide.
+            ups = [m for m in ups if _shape(m) == _shape(ups[-1])][-2:]
+            between = _way(ups[-1], free)
+            found.append((ups, between, down))
+            used.update([*ups, *between, down])
+    left = [m for m in candidates if m not in used]
     _add_late_ups(found, left)
     return found or _back_to_front(candidates, may_start)
 
 
-def _pair(ups, downs):
-    """Several networks, if all ways up were created before all ways back."""
-    n = len(downs)
-    if len(ups) == n:
-        return [([up], down) for up, down in zip(ups, downs)]
-    if n > 1 and len(ups) == 2 * n:
-        gates = [m for m in ups if _says_gate(m)]
-        gates = gates if len(gates) == n else ups[:n]
-        others = [m for m in ups if m not in gates]
-        return [([g, up], d) for g, up, d in zip(gates, others, downs)]
-    return [(ups[-2:], downs[0])]
+def _way(up, matrices):
+    """The hidden matrices between a way up and the last one, the way back.
 
-
-def _run_like(first, candidates):
-    """The first of some matrices, and those after it of the same shape."""
-    return list(
-        itertools.takewhile(lambda m: _shape(m) == _shape(first), candidates)
-    )
+    In the order in which they were created each reads what the one before
+    makes. It is None if they do not meet.
+    """
+    down = matrices[-1]
+    if up.width_in != down.width_out or up.is_stack != down.is_stack:
+        return None
+    for width in (up.width_out, up.width_out / 2):
+        way = []
+        for matrix in matrices[matrices.index(up) + 1 : -1]:
+            if matrix.width_in == width and matrix.is_stack == up.is_stack:
+                way.append(matrix)
+                width = matrix.width_out
+        if width == down.width_in:
+            return way
+    return None
 
 
 def _add_late_ups(found, left):
     """A layer may well create the way back before the second way up."""
-    for ups, down in found:
+    for ups, between, down in found:
         late = [m for m in left if _shape(m) == _shape(ups[0])]
-        if late and len(ups) == 1 and ups[0].width_out == down.width_in:
+        reads = [*between, down][0].width_in
+        if late and len(ups) == 1 and ups[0].width_out == reads:
             ups.append(late[0])
             left.remove(late[0])
 
@@ -82,10 +82,10 @@ def _back_to_front(candidates, may_start):
         ups = [
             m
             for m in candidates
-            if m is not down and may_start(m) and _goes_up(m, down)
+            if m is not down and may_start(m) and _way(m, [m, down]) is not None
         ]
         if ups and down.width_in != down.width_out:
-            return [(ups[-2:], down)]
+            return [(ups[-2:], [], down)]
     return []
 
 
@@ -93,23 +93,19 @@ def _shape(matrix):
     return matrix.width_in, matrix.width_out, matrix.is_stack
 
 
-def _goes_up(up, down):
-    return (
-        up.is_stack == down.is_stack
-        and up.width_in == down.width_out
-        and up.width_out in (down.width_in, 2 * down.width_in)
-    )
-
-
-def network(ups, down):
+def network(ups, between, down):
     """Pairs the matrices of one network with their roles."""
     if len(ups) == 2:
         gate = min(ups, key=lambda m: (not _is_activated(m), not _says_gate(m)))
         roles = ["ffn_gate" if m is gate else "ffn_up" for m in ups]
     else:
-        fused = ups[0].width_out == 2 * down.width_in
-        roles = ["ffn_gate_up" if fused else "ffn_up"]
-    return [*zip(ups, roles), (down, "ffn_down")]
+        reads = [*between, down][0].width_in
+        roles = ["ffn_gate_up" if ups[0].width_out == 2 * reads else "ffn_up"]
+    return [
+        *zip(ups, roles),
+        *((m, "ffn_up") for m in between),
+        (down, "ffn_down"),
+    ]
 
 
 def _is_activated(matrix):
@@ -123,11 +119,10 @@ def _says_gate(matrix):
 
 
 def is_adapter(pairs):
-    """Whether it does not go wider, and has no gate: if so, it is one only
-    beside a feed-forward network that does."""
+    """Whether it does not go wider, and has no gate of its own: if so, it is
+    one only beside a feed-forward network that does."""
     down, _ = pairs[-1]
-    return (
-        len(pairs) == 2
-        and not down.is_stack
-        and down.width_in <= down.width_out
+    return not down.is_stack and all(
+        role != "ffn_gate" and matrix.width_in <= down.width_out
+        for matrix, role in pairs
     )

@@ -99,8 +99,20 @@ class Matrix:
 
 
 def words(name):
-    """The words of a name, without numbers."""
-    return set(re.findall("[a-z]+", name.lower()))
+    """The words of a name, without numbers: of `keyProj_1`, key and proj."""
+    return {w.lower() for w in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
+
+
+def is_normalization(layer):
+    """Whether it normalizes each token by itself, as Transformers do."""
+    return "Norm" in type(layer).__name__ and not isinstance(
+        layer, keras.layers.BatchNormalization
+    )
+
+
+def is_graph(layer):
+    """Whether a layer is a functional model."""
+    return isinstance(layer, keras.Model) and hasattr(layer, "operations")
 
 
 def layer_tree(model):
@@ -123,6 +135,59 @@ def _grow(node, seen):
         _grow(child, seen)
     node.matrices = _matrices(node, names)
     node.is_projection = _is_projection(node)
+
+
+def group_lists(root):
+    """Puts what several lists of a layer hold at one index into one node.
+
+    So the parts of blocks are kept where no layer holds one block. In a
+    functional model the edges tell more.
+    """
+    for node in list(root.walk()):
+        lists = {} if is_graph(node.layer) else _lists(node)
+        if len(lists) < 2:
+            continue
+        groups, children = {}, []
+        group_of = {c: i for held in lists.values() for i, c in held.items()}
+        for child in node.children:
+            index = group_of.get(child)
+            if index is None:
+                children.append(child)
+                continue
+            if index not in groups:
+                path = f"{node.path}/block_{index}".lstrip("/")
+                groups[index] = Node(node.layer, "", path, node)
+                children.append(groups[index])
+            groups[index].children.append(child)
+            child.parent = groups[index]
+        node.children = children
+
+
+def _lists(node):
+    """The lists of what each block has one of: name to index to `Node`.
+
+    Their matrices read or make what is equally wide. In a list of what comes
+    one after the other, such as a way up and a way back, they do not.
+    """
+    names = {
+        name.lstrip("_")
+        for name, held in vars(node.layer).items()
+        if isinstance(held, (list, tuple))
+    }
+    lists = {}
+    for child in node.children:
+        name, _, index = child.attribute.rpartition("_")
+        if name in names and index.isdigit() and any(child.all_matrices()):
+            lists.setdefault(name, {})[index] = child
+    return {name: held for name, held in lists.items() if _is_alike(held)}
+
+
+def _is_alike(held):
+    first = [next(child.all_matrices()) for child in held.values()]
+    return len(first) > 1 and (
+        len({m.width_in for m in first}) == 1
+        or len({m.width_out for m in first}) == 1
+    )
 
 
 def _is_projection(node):
