@@ -3,8 +3,10 @@
 import math
 import numbers
 import time
+import warnings
 
 import keras
+import numpy as np
 
 from keras_grades import backend
 from keras_grades.backend import private
@@ -14,10 +16,12 @@ from keras_grades.installation import find_installation
 from keras_grades.optimizer import TRACE_ROWS
 from keras_grades.optimizer import GradESOptimizer
 from keras_grades.recompile import Recompile
+from keras_grades.recompile import Work
 from keras_grades.recompile import check_mode
 from keras_grades.report import FreezeReport
 from keras_grades.rule import Rule
 from keras_grades.trace import Trace
+from keras_grades.truncation import find_followers
 
 # After the grace period the host looks at the state once in so many steps,
 # fewer in short runs: stopping late may cost one per cent of them at most.
@@ -60,7 +64,8 @@ class GradES(keras.callbacks.Callback):
             Defaults to `0.5`.
         monitor: What is measured. `"gradient"`: the norm of the gradient;
             `"gradient_change"`: of its change since the last step, at the
-            cost of a copy of the gradients; `"weight_change"`: of the update.
+            cost of a copy of the gradients of all components that are not
+            yet structurally frozen; `"weight_change"`: of the update.
             Defaults to `"gradient"`.
         norm: `"l1"`, the sum of absolute values, `"mean_l1"`, their mean, so
             that one tau fits matrices of every size, or `"l2"`, the Frobenius
@@ -80,6 +85,11 @@ class GradES(keras.callbacks.Callback):
             it will save exceeds what it costs, both measured in this run. In
             eager PyTorch a rebuild costs nothing, and happens at once.
             Defaults to `"auto"`.
+        truncate_backward: Boolean, whether to freeze, once all components of
+            the lowest blocks are frozen, what else lies below the lowest
+            block still training: norms, biases, and embeddings that are not
+            tied to the output. Then the backward pass ends there.
+            Defaults to `False`.
         restore_trainable: Boolean, whether the `trainable` flags are set back
             at the end. If not, compile the model again before you train on.
             Defaults to `True`.
@@ -115,6 +125,7 @@ class GradES(keras.callbacks.Callback):
         components=None,
         max_frozen_ratio=1.0,
         recompile="auto",
+        truncate_backward=False,
         restore_trainable=True,
         verbose=1,
     ):
@@ -124,6 +135,7 @@ class GradES(keras.callbacks.Callback):
         check_mode(recompile)
         self.max_frozen_ratio = max_frozen_ratio
         self.recompile = recompile
+        self.truncate_backward = truncate_backward
         self.restore_trainable = restore_trainable
         self.verbose = verbose
         self.components = []
@@ -153,9 +165,13 @@ class GradES(keras.callbacks.Callback):
         self._updates_every = inner.gradient_accumulation_steps or 1
         self.total_steps = self._planned_steps()
         rule = self.rule
+        components, _ = rule.thresholds(_select(model, self._selection))
+        followers = []
+        if self.truncate_backward:
+            followers = find_followers(model, components)
         optimizer = GradESOptimizer(
             inner,
-            _select(model, self._selection),
+            components,
             tau=rule.tau,
             alpha=rule.alpha,
             total_steps=self.total_steps,
@@ -163,18 +179,24 @@ class GradES(keras.callbacks.Callback):
             norm=rule.norm,
             patience=rule.patience,
             interval=rule.interval,
+            followers=followers,
         )
         optimizer.build(model.trainable_variables)
         self._optimizer = optimizer
         self.components = list(optimizer.components)
         self.stopped_step = None
-        # Frozen logically, not yet structurally.
-        self._pending = []
+        self._structural = np.zeros(len(components), bool)
+        self._work = Work(
+            components,
+            followers,
+            private.matrix_parameters(model),
+            sum(math.prod(v.shape) for v in model.trainable_variables),
+        )
         self._recompile = Recompile(
             self.recompile,
-            private.matrix_parameters(model),
             self.total_steps,
             rebuild_is_free=not backend.compiles(model),
+            max_rebuilds=backend.max_rebuilds(model),
         )
         self._rebuild_is_due = False
         self._trace = Trace(0, len(self.components), rule.interval)
@@ -216,26 +238,32 @@ class GradES(keras.callbacks.Callback):
         for component, frozen_at in zip(self.components, state["frozen_at"]):
             if frozen_at and component.frozen_at is None:
                 component.frozen_at = int(frozen_at)
-                newly_frozen.append(component)
-        self._pending += newly_frozen
+                newly_frozen.append(component.name)
         if newly_frozen and self.verbose > 1:
-            names = ", ".join(c.name for c in newly_frozen)
-            self._say(f"froze {names} by step {step}.")
-        frozen = sum(c.frozen_at is not None for c in self.components)
+            self._say(f"froze {', '.join(newly_frozen)} by step {step}.")
+        frozen = np.count_nonzero(self._frozen())
         enough = math.ceil(self.max_frozen_ratio * len(self.components) - 1e-9)
         if frozen >= enough and not model.stop_training:
             model.stop_training = True
             self.stopped_step = step
-        self._rebuild_is_due = self._recompile.is_due(step, self._pending)
+        self._rebuild_is_due = self._recompile.is_due(step, *self._pending())
         self._next_look = self._batches_until(self._next_look_after(step))
+
+    def _frozen(self):
+        return np.array([c.frozen_at is not None for c in self.components])
+
+    def _pending(self):
+        """What is frozen logically only: components, and their work."""
+        frozen = self._frozen()
+        share = self._work.share(frozen) - self._work.share(self._structural)
+        return np.count_nonzero(frozen & ~self._structural), share
 
     def _time_steps(self, step):
         last_step, last_time = self._timed
         now = time.perf_counter()
         if step > last_step:
-            self._recompile.ran(
-                step - last_step, now - last_time, self._pending
-            )
+            _, share = self._pending()
+            self._recompile.ran(step - last_step, now - last_time, share)
         self._timed = step, now
 
     def _next_look_after(self, step):
@@ -260,12 +288,25 @@ class GradES(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._rebuild_is_due:
+            self._recompile.rebuilt(*self._pending())
+            self._structural = frozen = self._frozen()
+            components = [c for c, f in zip(self.components, frozen) if f]
+            followers = [
+                f for f in self._optimizer.followers if f.are_frozen(frozen)
+            ]
             self._installation.freeze(
-                [v for c in self._pending for v in c.variables]
+                [v for g in components + followers for v in g.variables]
             )
-            self._recompile.rebuilt(self._pending)
-            self._pending = []
             self._rebuild_is_due = False
+            if not self._recompile.rebuilds_left:
+                warnings.warn(
+                    "The train step cannot be rebuilt once more, or the "
+                    "compiler would give up on it. What freezes from here on "
+                    "is left alone as exactly, but saves no time until the "
+                    "end of `fit()`. Use `recompile` with a larger number, to "
+                    "rebuild for more components at once.",
+                    stacklevel=2,
+                )
 
     def on_epoch_begin(self, epoch, logs=None):
         # What happened between epochs is no step.
@@ -277,7 +318,7 @@ class GradES(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._look()
         self.restore()
-        frozen = sum(c.frozen_at is not None for c in self.components)
+        frozen = np.count_nonzero(self._frozen())
         ended = "ended" if self.stopped_step is None else "stopped"
         self._say(
             f"{ended} at step {self._trace.step}"
@@ -319,6 +360,7 @@ class GradES(keras.callbacks.Callback):
                 "interval": rule.interval,
                 "max_frozen_ratio": self.max_frozen_ratio,
                 "recompile": self.recompile,
+                "truncate_backward": self.truncate_backward,
                 "backend": keras.backend.backend(),
             },
             timing=self._recompile.timing(),

@@ -53,6 +53,28 @@ class Component:
         return sum(math.prod(v.shape) for v in self.variables)
 
 
+@dataclasses.dataclass(eq=False)
+class Followers:
+    """Variables that are frozen once all of some components are.
+
+    Attributes:
+        variables: Tuple of `keras.Variable`, no component's.
+        components: Tuple of integers, places in the list of components.
+    """
+
+    variables: tuple[keras.Variable, ...]
+    components: tuple[int, ...]
+
+    def are_frozen(self, frozen):
+        """Whether they are, given a boolean array, one entry a component."""
+        return bool(frozen[list(self.components)].all())
+
+    @property
+    def size(self):
+        """Integer. The number of parameters."""
+        return sum(math.prod(v.shape) for v in self.variables)
+
+
 class ComponentList(list):
     """A list of `Component` that prints as a table."""
 

@@ -56,8 +56,9 @@ class Installation:
         """Freezes structurally: the flags, the optimizer, the function."""
         backend.sync(self.model)
         for variable in variables:
-            variable.trainable = False
-            self._flipped.append(variable)
+            if variable.trainable:
+                variable.trainable = False
+                self._flipped.append(variable)
         self.optimizer.narrow(self.model.trainable_variables)
         self.model.make_train_function(force=True)
 

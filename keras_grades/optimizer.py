@@ -7,6 +7,7 @@ from keras import ops
 from keras_grades import backend
 from keras_grades.backend import private
 from keras_grades.component import Component
+from keras_grades.component import Followers
 from keras_grades.rule import Rule
 from keras_grades.rule import decide
 
@@ -73,12 +74,15 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             `alpha` is a float. Defaults to `None`.
         monitor: `"gradient"`, `"gradient_change"` or `"weight_change"`.
             Defaults to `"gradient"`. `"gradient_change"` keeps the last
-            gradient of each component: as much memory as their weights.
+            gradient of each component, as much memory as their weights, until
+            the component is structurally frozen.
         norm: `"l1"` (the sum of absolute values), `"mean_l1"` (their mean) or
             `"l2"` (the Frobenius norm). Defaults to `"l1"`.
         patience: Integer, how many more measured steps in a row the
             statistic must be below tau. Defaults to `0`.
         interval: Integer, every how many steps is measured. Defaults to `1`.
+        followers: List of `keras_grades.component.Followers`, variables that
+            are frozen with components that lie above them. Defaults to `()`.
         name: String. Defaults to `"grades"`.
 
     Raises:
@@ -98,6 +102,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         norm="l1",
         patience=0,
         interval=1,
+        followers=(),
         name="grades",
     ):
         _check_inner_optimizer(inner_optimizer)
@@ -114,6 +119,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             )
         # A tuple: Keras must not take the components for state of its own.
         self.components = tuple(components)
+        self.followers = tuple(followers)
         self._undo_narrow = None
 
     @private.no_automatic_dependency_tracking
@@ -125,9 +131,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        self.components = tuple(
-            _bind(component, variables) for component in self.components
-        )
+        for group in self.components + self.followers:
+            _bind(group, variables)
         if self.inner_optimizer.built:
             _check_knows(self.inner_optimizer, variables)
         else:
@@ -140,15 +145,18 @@ class GradESOptimizer(keras.optimizers.Optimizer):
 
     @private.no_automatic_dependency_tracking
     def _index_components(self):
-        self._component_index = {
+        groups = self.components + self.followers
+        # The place of each variable's component, or after all components, of
+        # its followers.
+        self._group_index = {
             self._var_key(v): i
-            for i, component in enumerate(self.components)
-            for v in component.variables
+            for i, group in enumerate(groups)
+            for v in group.variables
         }
         missing = [
-            c.name
-            for c in self.components
-            for v in c.variables
+            v.path
+            for group in groups
+            for v in group.variables
             if self._var_key(v) not in self._trainable_variables_indices
         ]
         if missing:
@@ -171,19 +179,19 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         self.trace = self.add_variable(
             (TRACE_ROWS, *n), "zeros", "float32", name="trace"
         )
+        # Not among `_variables`, so that those of frozen components can go.
         self._previous = {}
         if self.rule.monitor == "gradient_change":
-            for component in self.components:
-                for variable in component.variables:
-                    self._previous[self._var_key(variable)] = (
-                        self.add_variable_from_reference(
-                            variable, name="previous_gradient"
-                        )
-                    )
+            self._previous = {
+                self._var_key(v): private.zeros_like(v, "previous_gradient")
+                for component in self.components
+                for v in component.variables
+            }
 
     @property
     def variables(self):
-        return self._variables + self.inner_optimizer.variables
+        own = self._variables + list(self._previous.values())
+        return own + self.inner_optimizer.variables
 
     @property
     def state(self):
@@ -225,46 +233,63 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         grads = list(grads)
         if trainable_variables is None:
             trainable_variables = self._trainable_variables
-        trainable_variables = list(trainable_variables)
+        variables = list(trainable_variables)
         if not self.built:
-            self.build(trainable_variables)
+            self.build(variables)
 
-        # Of each variable of a component that has a gradient: its position,
-        # and which component it belongs to.
-        keys = [self._var_key(v) for v in trainable_variables]
+        # Where the variables that may be frozen are, those with a gradient,
+        # and which component or followers each belongs to.
+        groups = [self._group_index.get(self._var_key(v)) for v in variables]
         at = [
             i
-            for i, key in enumerate(keys)
-            if key in self._component_index and grads[i] is not None
+            for i, group in enumerate(groups)
+            if group is not None and grads[i] is not None
         ]
         is_update = private.is_update_step(self.inner_optimizer)
         if not at:
-            self.inner_optimizer.apply(grads, trainable_variables)
+            self.inner_optimizer.apply(grads, variables)
             self._count_step(is_update)
             return
-        of = np.array([self._component_index[keys[i]] for i in at], "int32")
-        tracked = [trainable_variables[i] for i in at]
 
-        def update(tracked_grads):
+        def update(some_grads):
             all_grads = list(grads)
-            for i, gradient in zip(at, tracked_grads):
+            for i, gradient in zip(at, some_grads):
                 all_grads[i] = gradient
-            self.inner_optimizer.apply(all_grads, trainable_variables)
+            self.inner_optimizer.apply(all_grads, variables)
 
         # 1. Measure; what is not a change of the weights, before the update.
+        measured = [i for i in at if groups[i] < len(self.components)]
+        tracked = [variables[i] for i in measured]
         change = self._measure(
             private.inner_gradients(
-                self.inner_optimizer, [grads[i] for i in at], tracked
+                self.inner_optimizer, [grads[i] for i in measured], tracked
             ),
             tracked,
             is_update,
         )
         # 2. The update of this step is applied, to all that is still active.
-        frozen = ops.take(ops.convert_to_tensor(self.frozen_at) > 0, of)
-        backend.update_active(update, [grads[i] for i in at], tracked, frozen)
+        backend.update_active(
+            update,
+            [grads[i] for i in at],
+            [variables[i] for i in at],
+            ops.take(self._frozen(), np.array([groups[i] for i in at])),
+        )
         # 3. Decide.
+        of = np.array([groups[i] for i in measured], "int32")
         self._decide(self._statistic(change(), of), is_update)
         self._count_step(is_update)
+
+    def _frozen(self):
+        """Whether frozen: each component, then each of the followers."""
+        frozen = ops.convert_to_tensor(self.frozen_at) > 0
+        if not self.followers:
+            return frozen
+        places = np.arange(len(self.components))
+        leads = np.stack(
+            [np.isin(places, f.components) for f in self.followers]
+        )
+        followers = ops.all(ops.logical_or(frozen, ~leads), axis=-1)
+        return ops.concatenate([frozen, followers])
 
     def _measure(self, gradients, variables, is_update):
         """Returns a function that gives the tensors to take the norm of."""
@@ -282,6 +307,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     def _statistic(self, tensors, of):
         """The norm of each component, the sum of those of its variables."""
         n = len(self.components)
+        if not tensors:
+            return ops.full((n,), np.float32("nan"))
         statistic = ops.segment_sum(
             backend.norms(tensors, self.rule.norm), of, num_segments=n
         )
@@ -337,9 +364,11 @@ class GradESOptimizer(keras.optimizers.Optimizer):
 
         Args:
             variables: List of `keras.Variable`, some of those it was built
-                with.
+                with. What is kept of the others' last gradients is freed.
         """
         self.widen()
+        keys = {self._var_key(v) for v in variables}
+        self._previous = {k: v for k, v in self._previous.items() if k in keys}
         self._undo_narrow = (
             private.narrow(self, variables),
             private.narrow(self.inner_optimizer, variables),
@@ -356,13 +385,14 @@ class GradESOptimizer(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list):
         """Overwrites weights with their averages, but none that is frozen."""
+        groups = self.components + self.followers
         frozen = [
             v
-            for c, step in zip(
-                self.components, ops.convert_to_numpy(self.frozen_at)
+            for group, is_frozen in zip(
+                groups, ops.convert_to_numpy(self._frozen())
             )
-            if step > 0
-            for v in c.variables
+            if is_frozen
+            for v in group.variables
         ]
         values = [ops.convert_to_numpy(v).copy() for v in frozen]
         self.inner_optimizer.finalize_variable_values(var_list)
@@ -382,11 +412,26 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             "norm": self.rule.norm,
             "patience": self.rule.patience,
             "interval": self.rule.interval,
+            "followers": [
+                {
+                    "variables": self._places(group.variables),
+                    "components": list(group.components),
+                }
+                for group in self.followers
+            ],
             "name": self.name,
         }
 
     def _component_config(self, component):
-        """A component with its variables by their place in `build()`."""
+        return {
+            "name": component.name,
+            "role": component.role,
+            "block": component.block,
+            "variables": self._places(component.variables),
+        }
+
+    def _places(self, variables):
+        """The places of variables among those that it was built with."""
         if not self.built:
             raise ValueError(
                 "A `GradESOptimizer` can be saved once it is built: its "
@@ -395,14 +440,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
                 "`optimizer.build(model.trainable_variables)` first."
             )
         indices = self._trainable_variables_indices
-        return {
-            "name": component.name,
-            "role": component.role,
-            "block": component.block,
-            "variables": [
-                indices[self._var_key(v)] for v in component.variables
-            ],
-        }
+        return [indices[self._var_key(v)] for v in variables]
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -411,16 +449,15 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             config["inner_optimizer"], custom_objects=custom_objects
         )
         config["components"] = [Component(**c) for c in config["components"]]
+        config["followers"] = [Followers(**f) for f in config["followers"]]
         return cls(**config)
 
 
-def _bind(component, variables):
-    """The component with its variables, where a config gave their places."""
-    bound = [
-        variables[v] if isinstance(v, int) else v for v in component.variables
-    ]
-    component.variables = tuple(bound)
-    return component
+def _bind(group, variables):
+    """Gives a group its variables, where a config gave their places."""
+    group.variables = tuple(
+        variables[v] if isinstance(v, int) else v for v in group.variables
+    )
 
 
 def _assign(variable, value, condition):

@@ -2,6 +2,8 @@
 
 import numbers
 
+import numpy as np
+
 # Of the cost of a rebuild, how much time may be lost before it is paid.
 HESITATION = 0.25
 
@@ -39,34 +41,65 @@ def is_worth_it(cost, saving, remaining, lost):
     return saving * remaining > cost and lost >= HESITATION * cost
 
 
+class Work:
+    """Counts the operations of a step that freezing does away with.
+
+    In products of matrices: a step multiplies each matrix three times with a
+    batch, forward, backward for the gradient of its input and backward for
+    its own gradient, and then updates it. Freezing a component saves its own
+    gradient and its update; once the followers above it are frozen as well,
+    the backward pass ends there and saves the gradient of its input too.
+
+    Args:
+        components: List of `Component`.
+        followers: List of `Followers`, those that become structural too.
+        matrices: Integer, parameters in all matrices of the model.
+        parameters: Integer, all trainable parameters.
+    """
+
+    # An optimizer reads and writes a few arrays for each parameter. That is
+    # little beside a product with a batch of a thousand tokens, but slow.
+    UPDATE = 0.3
+
+    def __init__(self, components, followers, matrices, parameters):
+        self._sizes = np.array([c.size for c in components])
+        self._followers = followers
+        self._total = 3 * matrices + self.UPDATE * parameters
+
+    def share(self, frozen):
+        """The share of a step's work that is not done any more.
+
+        Args:
+            frozen: Boolean array of shape `(n,)`, which components are
+                structurally frozen.
+        """
+        saved = (1 + self.UPDATE) * self._sizes[frozen].sum()
+        is_truncated = np.zeros_like(frozen)
+        for group in self._followers:
+            if group.are_frozen(frozen):
+                saved += self.UPDATE * group.size
+                is_truncated[list(group.components)] = True
+        return (saved + self._sizes[is_truncated].sum()) / self._total
+
+
 class SavingEstimate:
     """Seconds a step that a rebuilt train step saves.
 
-    Counted in products of matrices: a step multiplies each matrix three
-    times, forward, backward for the gradient of its input and backward for
-    its own gradient, and freezing saves the third. How much of a step's time
-    that is depends on everything else in it, so the count is corrected by
-    what earlier rebuilds saved.
-
-    Args:
-        parameters: Integer, in all matrices of the model.
+    How much of a step's time its matrices are depends on everything else in
+    it, so what was counted is corrected by what earlier rebuilds saved.
     """
 
-    def __init__(self, parameters):
-        self._parameters = parameters
-        # Attention scores, norms, embeddings and the optimizer take time too.
+    def __init__(self):
+        # Attention scores, norms and embeddings take time too.
         self._correction = 0.5
 
-    def seconds(self, frozen_parameters, step_seconds):
-        """What freezing so many parameters would save, of such a step."""
-        return self._correction * self._share(frozen_parameters) * step_seconds
+    def seconds(self, share, step_seconds):
+        """What doing away with a share of the work of a step saves."""
+        return self._correction * share * step_seconds
 
-    def _share(self, frozen_parameters):
-        return frozen_parameters / (3 * self._parameters)
-
-    def observe(self, frozen_parameters, before, after):
+    def observe(self, share, before, after):
         """Learns from a rebuild: seconds a step before and after."""
-        counted = self._share(frozen_parameters) * before
+        counted = share * before
         if counted > 0:
             observed = min(max((before - after) / counted, 0.0), 2.0)
             self._correction = (self._correction + observed) / 2
@@ -78,19 +111,23 @@ class Recompile:
     Args:
         mode: `"always"`, `"never"`, `"auto"` or an integer, the number of
             newly frozen components at which to rebuild.
-        parameters: Integer, in all matrices of the model.
         total_steps: Integer, the planned steps, or None.
         rebuild_is_free: Boolean, whether nothing is compiled.
+        max_rebuilds: Integer or infinity, how many there may be.
     """
 
-    def __init__(self, mode, parameters, total_steps, rebuild_is_free):
+    def __init__(self, mode, total_steps, rebuild_is_free, max_rebuilds):
         self.mode = mode
+        self.rebuilds_left = max_rebuilds
         self.compilations = []
-        self._estimate = SavingEstimate(parameters)
+        self._estimate = SavingEstimate()
         self._total_steps = total_steps
         self._rebuild_is_free = rebuild_is_free
-        self._structural = []
-        self._newest = []
+        # What the train step does not do any more: components, and the share
+        # of its work; and the share that the last rebuild did away with.
+        self._frozen = 0
+        self._share = 0.0
+        self._newest_share = 0.0
         self._lost = 0.0
         self._saved = {"estimated": 0.0, "measured": 0.0}
         self._step_seconds = []
@@ -101,18 +138,24 @@ class Recompile:
             {
                 "step": step,
                 "seconds": seconds,
-                "frozen": len(self._structural),
+                "frozen": self._frozen,
                 "step_seconds_before": self.step_seconds,
                 "step_seconds_after": None,
             }
         )
         self._step_seconds = []
 
-    def ran(self, steps, seconds, pending):
-        """Tells how long some steps took, with components yet to rebuild."""
+    def ran(self, steps, seconds, share):
+        """Tells how long some steps took.
+
+        Args:
+            steps: Integer.
+            seconds: Float.
+            share: Float, of a step's work, which they did for nothing: for
+                what is frozen, but only logically.
+        """
         self._step_seconds.append(seconds / steps)
-        saving = self._estimate.seconds(_size(pending), self.step_seconds)
-        self._lost += saving * steps
+        self._lost += steps * self._estimate.seconds(share, self.step_seconds)
         if self.compilations:
             self._compare(self.compilations[-1], steps)
 
@@ -124,14 +167,16 @@ class Recompile:
             return
         if is_first:
             self._estimate.observe(
-                _size(self._newest),
+                self._newest_share,
                 last["step_seconds_before"],
                 self.step_seconds,
             )
         full = self.compilations[0]["step_seconds_after"]
+        if full is None:
+            return
         self._saved["measured"] += (full - self.step_seconds) * steps
         self._saved["estimated"] += steps * self._estimate.seconds(
-            _size(self._structural), full
+            self._share, full
         )
 
     @property
@@ -141,28 +186,36 @@ class Recompile:
             return None
         return sorted(self._step_seconds)[len(self._step_seconds) // 2]
 
-    def is_due(self, step, pending):
-        """Whether to rebuild now, with these newly frozen components."""
-        if not pending or self.mode == "never":
+    def is_due(self, step, newly_frozen, share):
+        """Whether to rebuild now.
+
+        Args:
+            step: Integer, the last step taken.
+            newly_frozen: Integer, components that are frozen only logically.
+            share: Float, of a step's work, that is done for them.
+        """
+        if not newly_frozen or self.mode == "never" or not self.rebuilds_left:
             return False
         if self.mode == "always" or self._rebuild_is_free:
             return True
         if self.mode != "auto":
-            return len(pending) >= self.mode
+            return newly_frozen >= self.mode
         if self.step_seconds is None:
             return False
         total = float("inf") if self._total_steps is None else self._total_steps
         return is_worth_it(
             cost=self.compilations[-1]["seconds"],
-            saving=self._estimate.seconds(_size(pending), self.step_seconds),
+            saving=self._estimate.seconds(share, self.step_seconds),
             remaining=total - step,
             lost=self._lost,
         )
 
-    def rebuilt(self, components):
-        """Tells that these components are structurally frozen now."""
-        self._structural += components
-        self._newest = components
+    def rebuilt(self, newly_frozen, share):
+        """Tells that so much is structurally frozen now."""
+        self.rebuilds_left -= 1
+        self._frozen += newly_frozen
+        self._share += share
+        self._newest_share = share
         self._lost = 0.0
 
     def timing(self):
@@ -172,10 +225,6 @@ class Recompile:
             "seconds_saved_estimated": self._saved["estimated"],
             "seconds_saved_measured": self._saved["measured"],
         }
-
-
-def _size(components):
-    return sum(c.size for c in components)
 
 
 def check_mode(mode):

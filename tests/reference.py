@@ -78,12 +78,15 @@ def train(
     norm="l1",
     patience=0,
     interval=1,
+    followers=(),
 ):
     """Trains for one update a batch.
 
     Args:
         groups: One list of variables a component.
         tau: One threshold a component.
+        followers: Pairs of a list of variables and a list of places in
+            `groups`: the variables are frozen once all of those are.
 
     Returns:
         The freeze step of each component (0: never), and the statistic of
@@ -126,5 +129,9 @@ def train(
                     frozen_at[i] = t
                     for v in group:
                         v.trainable = False
+        for variables, leaders in followers:
+            if all(frozen_at[i] for i in leaders):
+                for v in variables:
+                    v.trainable = False
         trace.append(row)
     return frozen_at, np.array(trace)

@@ -1,14 +1,19 @@
 """When the train step is rebuilt: the rule, and what it promises."""
 
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from keras_grades.component import Component
+from keras_grades.component import Followers
 from keras_grades.recompile import HESITATION
 from keras_grades.recompile import Recompile
 from keras_grades.recompile import SavingEstimate
+from keras_grades.recompile import Work
 from keras_grades.recompile import is_worth_it
 
 
@@ -55,36 +60,44 @@ def test_waits_for_a_share_of_the_cost():
     assert is_worth_it(lost=8 * HESITATION, **arguments)
 
 
-def test_estimate_counts_products():
-    estimate = SavingEstimate(parameters=100)
-    # Half of what counting says, until something is known: 30 of 300.
-    assert estimate.seconds(30, step_seconds=2.0) == pytest.approx(0.1)
-
-
-def test_estimate_learns_from_rebuilds():
-    estimate = SavingEstimate(parameters=100)
-    for _ in range(20):
-        estimate.observe(30, before=2.0, after=1.84)  # 0.16, not 0.2
-    assert estimate.seconds(30, 2.0) == pytest.approx(0.16, rel=1e-3)
-    for _ in range(20):
-        estimate.observe(30, before=2.0, after=2.1)
-    assert estimate.seconds(30, 2.0) == pytest.approx(0.0, abs=1e-3)
-
-
 class Weight:
     shape = (10, 10)
 
 
-def components(number):
-    return [
-        Component(str(i), "query", "block", (Weight(),)) for i in range(number)
-    ]
+def test_work_is_counted_in_products():
+    components = [Component(c, "query", c, (Weight(),)) for c in "abc"]
+    below = Followers((Weight(), Weight()), (0, 1))
+    work = Work(components, [below], matrices=400, parameters=1000)
+    # A product forward and two backward, and the update of everything.
+    u = Work.UPDATE
+    whole = 3 * 400 + 1000 * u
+    none, one = np.array([False] * 3), np.array([True, False, False])
+    assert work.share(none) == 0
+    # Its own gradient and its update.
+    assert work.share(one) == pytest.approx((100 + 100 * u) / whole)
+    # Two components, what follows on them, and the backward pass below.
+    two = work.share(np.array([True, True, False]))
+    assert two == pytest.approx((200 + 200 * u + 200 * u + 200) / whole)
 
 
-def recompile(mode, total_steps=1000, rebuild_is_free=False):
-    policy = Recompile(mode, 300, total_steps, rebuild_is_free)
+def test_estimate_learns_from_rebuilds():
+    estimate = SavingEstimate()
+    # Half of what counting says, until something is known.
+    assert estimate.seconds(0.1, step_seconds=2.0) == pytest.approx(0.1)
+    for _ in range(20):
+        estimate.observe(0.1, before=2.0, after=1.84)  # 0.16, not 0.2
+    assert estimate.seconds(0.1, 2.0) == pytest.approx(0.16, rel=1e-3)
+    for _ in range(20):
+        estimate.observe(0.1, before=2.0, after=2.1)
+    assert estimate.seconds(0.1, 2.0) == pytest.approx(0.0, abs=1e-3)
+
+
+def recompile(
+    mode, total_steps=1000, rebuild_is_free=False, max_rebuilds=math.inf
+):
+    policy = Recompile(mode, total_steps, rebuild_is_free, max_rebuilds)
     policy.compiled(step=1, seconds=10.0)
-    policy.ran(steps=10, seconds=10.0, pending=[])
+    policy.ran(steps=10, seconds=10.0, share=0.0)
     return policy
 
 
@@ -98,39 +111,46 @@ def recompile(mode, total_steps=1000, rebuild_is_free=False):
 )
 def test_modes(mode, due):
     policy = recompile(mode)
-    assert [policy.is_due(10, components(n)) for n in (1, 2, 3)] == due
-    assert not policy.is_due(10, [])
+    assert [policy.is_due(10, n, 0.1) for n in (1, 2, 3)] == due
+    assert not policy.is_due(10, 0, 0.0)
 
 
 def test_what_is_free_happens_at_once():
-    assert recompile("auto", rebuild_is_free=True).is_due(10, components(1))
-    assert not recompile("never", rebuild_is_free=True).is_due(
-        10, components(1)
-    )
+    assert recompile("auto", rebuild_is_free=True).is_due(10, 1, 0.1)
+    assert not recompile("never", rebuild_is_free=True).is_due(10, 1, 0.1)
+
+
+def test_no_more_rebuilds_than_allowed():
+    policy = recompile("always", max_rebuilds=2)
+    for left in (1, 0):
+        assert policy.is_due(10, 1, 0.1)
+        policy.rebuilt(1, 0.1)
+        assert policy.rebuilds_left == left
+    assert not policy.is_due(10, 1, 0.1)
 
 
 def test_auto_rebuilds_when_it_pays():
-    # All of 300 parameters: half of a third of a step of a second.
-    policy, pending = recompile("auto"), components(3)
-    assert not policy.is_due(10, pending)  # Nothing lost yet.
-    policy.ran(steps=14, seconds=14.0, pending=pending)
-    assert not policy.is_due(24, pending)
-    policy.ran(steps=2, seconds=2.0, pending=pending)
-    assert policy.is_due(26, pending)  # 16 * 1/6 > 10 / 4.
-    assert not policy.is_due(950, pending)  # 50 * 1/6 < 10.
+    # Half of a third of a step of a second.
+    policy, share = recompile("auto"), 1 / 3
+    assert not policy.is_due(10, 3, share)  # Nothing lost yet.
+    policy.ran(steps=14, seconds=14.0, share=share)
+    assert not policy.is_due(24, 3, share)
+    policy.ran(steps=2, seconds=2.0, share=share)
+    assert policy.is_due(26, 3, share)  # 16 * 1/6 > 10 / 4.
+    assert not policy.is_due(950, 3, share)  # 50 * 1/6 < 10.
 
 
 def test_auto_with_an_unknown_length():
-    policy, pending = recompile("auto", total_steps=None), components(3)
-    policy.ran(steps=16, seconds=16.0, pending=pending)
-    assert policy.is_due(10**6, pending)
+    policy = recompile("auto", total_steps=None)
+    policy.ran(steps=16, seconds=16.0, share=1 / 3)
+    assert policy.is_due(10**6, 3, 1 / 3)
 
 
 def test_keeps_the_time():
-    policy, frozen = recompile("always"), components(3)
-    policy.rebuilt(frozen)
+    policy = recompile("always")
+    policy.rebuilt(3, 1 / 3)
     policy.compiled(step=20, seconds=8.0)
-    policy.ran(steps=10, seconds=8.0, pending=[])
+    policy.ran(steps=10, seconds=8.0, share=0.0)
     timing = policy.timing()
     assert timing["compilations"] == [
         {
@@ -150,3 +170,22 @@ def test_keeps_the_time():
     ]
     assert timing["seconds_saved_measured"] == pytest.approx(2.0)
     assert timing["seconds_saved_estimated"] > 0
+
+
+def test_keeps_the_time_of_rebuilds_in_a_row():
+    """No step is timed between the first two compilations."""
+    policy = Recompile("always", 100, False, math.inf)
+    for step in (1, 2):
+        policy.compiled(step, seconds=10.0)
+        policy.rebuilt(1, 0.1)
+    policy.ran(steps=1, seconds=1.0, share=0.0)
+    policy.compiled(3, seconds=10.0)
+    policy.ran(steps=1, seconds=0.9, share=0.0)
+    timing = policy.timing()
+    assert [c["step_seconds_after"] for c in timing["compilations"]] == [
+        None,
+        1.0,
+        0.9,
+    ]
+    # With nothing to compare with, nothing is claimed.
+    assert timing["seconds_saved_measured"] == 0.0

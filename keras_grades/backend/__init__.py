@@ -10,6 +10,7 @@ Each backend's module has the same functions:
 - `sync(model)`: brings the variables up to date in the middle of `fit()`.
 - `check(model)`: refuses what cannot be done right.
 - `compiles(model)`: whether to rebuild the train step costs a compilation.
+- `max_rebuilds(model)`: how often it may be rebuilt in one `fit()`.
 """
 
 import keras
@@ -17,6 +18,7 @@ import keras
 if keras.backend.backend() == "jax":
     from keras_grades.backend.jax import check
     from keras_grades.backend.jax import compiles
+    from keras_grades.backend.jax import max_rebuilds
     from keras_grades.backend.jax import norms
     from keras_grades.backend.jax import read
     from keras_grades.backend.jax import sync
@@ -25,6 +27,7 @@ if keras.backend.backend() == "jax":
 elif keras.backend.backend() == "tensorflow":
     from keras_grades.backend.tensorflow import check
     from keras_grades.backend.tensorflow import compiles
+    from keras_grades.backend.tensorflow import max_rebuilds
     from keras_grades.backend.tensorflow import norms
     from keras_grades.backend.tensorflow import read
     from keras_grades.backend.tensorflow import sync
@@ -33,6 +36,7 @@ elif keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "torch":
     from keras_grades.backend.torch import check
     from keras_grades.backend.torch import compiles
+    from keras_grades.backend.torch import max_rebuilds
     from keras_grades.backend.torch import norms
     from keras_grades.backend.torch import read
     from keras_grades.backend.torch import sync
@@ -49,6 +53,7 @@ else:
 __all__ = [
     "check",
     "compiles",
+    "max_rebuilds",
     "norms",
     "read",
     "sync",

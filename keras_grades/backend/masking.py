@@ -26,13 +26,14 @@ def update_branching(update, gradients, variables, frozen):
     """The same, with no work for the weights while none of them is frozen.
 
     For backends that would really make the copies. In the other branch the
-    gradients stand in for the copies: same shapes, and no memory.
+    gradients stand in for the copies: same shapes, and no memory, but for
+    the sparse gradients of embeddings.
     """
     any_frozen = ops.any(frozen)
     gradients, before = ops.cond(
         any_frozen,
         lambda: (_zeroed(gradients, frozen), _copies(variables)),
-        lambda: (gradients, gradients),
+        lambda: (gradients, list(map(_stand_in, gradients, variables))),
     )
     update(gradients)
     ops.cond(
@@ -44,6 +45,12 @@ def update_branching(update, gradients, variables, frozen):
 
 def _copies(variables):
     return [ops.copy(v) for v in variables]
+
+
+def _stand_in(gradient, variable):
+    if gradient.shape == variable.shape:
+        return gradient
+    return ops.zeros_like(variable)
 
 
 def _zeroed(gradients, frozen):

@@ -3,9 +3,12 @@
 `tests/test_private.py` fails when Keras changes any of it.
 """
 
+import inspect
 import math
+from typing import NamedTuple
 
 import keras
+from keras.src.models.functional import Functional
 from keras.src.ops.function import make_node_key
 from keras.src.utils.naming import to_snake_case
 from keras.src.utils.tracking import no_automatic_dependency_tracking
@@ -13,6 +16,8 @@ from keras.src.utils.tracking import no_automatic_dependency_tracking
 __all__ = [
     "embedding_variable_ids",
     "find_grades_optimizer",
+    "graph_calls",
+    "graph_of",
     "graph_sources",
     "inner_gradients",
     "is_update_step",
@@ -25,6 +30,7 @@ __all__ = [
     "sublayers",
     "to_snake_case",
     "widen",
+    "zeros_like",
 ]
 
 
@@ -123,6 +129,69 @@ def graph_sources(model):
     }
 
 
+def graph_of(layer):
+    """The functional model that a layer is, or None."""
+    if isinstance(layer, keras.Sequential):
+        return layer._functional
+    return layer if isinstance(layer, Functional) else None
+
+
+class GraphCall(NamedTuple):
+    """One use of an operation in a functional model.
+
+    Attributes:
+        operation: The operation, a layer or not.
+        variables: List of `keras.Variable`, the trainable ones that it uses.
+        inputs: List of the tensors that it takes, the first argument first.
+        outputs: List of the tensors that it makes.
+    """
+
+    operation: keras.Operation
+    variables: list
+    inputs: list
+    outputs: list
+
+
+def graph_calls(graph):
+    """Yields a functional model's `GraphCall`s, in the order of data."""
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield GraphCall(
+                    node.operation,
+                    _used_variables(node),
+                    _received(node),
+                    node.outputs,
+                )
+
+
+def _used_variables(node):
+    layer = node.operation
+    if not isinstance(layer, keras.layers.ReversibleEmbedding):
+        return list(getattr(layer, "trainable_variables", []))
+    embeddings = layer.embeddings
+    if node.arguments.kwargs.get("reverse") and not layer.tie_weights:
+        embeddings = layer.reverse_embeddings
+    return [v for v in layer.trainable_variables if v is embeddings]
+
+
+def _received(node):
+    arguments, operation = node.arguments, node.operation
+    names = list(inspect.signature(operation.call).parameters)
+    given = dict(zip(names, arguments.args)) | arguments.kwargs
+    first = given.get(names[0]) if names else None
+    inner = graph_of(operation)
+    if inner is not None and isinstance(first, dict):
+        # Each goes to the input of its name, whatever the order.
+        by_name = [first.get(t.name) for t in inner.inputs]
+        if None not in by_name:
+            return by_name
+    leading = {id(t) for t in keras.tree.flatten(first)}
+    return sorted(
+        arguments.keras_tensors, key=lambda tensor: id(tensor) not in leading
+    )
+
+
 def find_grades_optimizer(model):
     """The model's `GradESOptimizer`, also inside loss scaling, or None."""
     from keras_grades.optimizer import GradESOptimizer
@@ -164,6 +233,18 @@ def inner_gradients(optimizer, gradients, variables):
             )
         ]
     return gradients
+
+
+def zeros_like(variable, name):
+    """A `keras.Variable` of zeros, placed where another one is."""
+    return keras.Variable(
+        lambda shape, dtype: keras.ops.zeros(shape, dtype),
+        shape=variable.shape,
+        dtype=variable.dtype,
+        trainable=False,
+        layout=getattr(variable, "_layout", None),
+        name=name,
+    )
 
 
 @no_automatic_dependency_tracking

@@ -1,13 +1,16 @@
 """TensorFlow: the step is a graph of in-place updates, often without XLA."""
 
+import math
+
 import tensorflow as tf
 
-from keras_grades.backend.masking import update_branching as update_active
+from keras_grades.backend.masking import update_branching
 from keras_grades.backend.private import find_grades_optimizer
 
 __all__ = [
     "check",
     "compiles",
+    "max_rebuilds",
     "norms",
     "read",
     "sync",
@@ -22,6 +25,26 @@ def norms(tensors, norm):
     if norm == "l2":
         return tf.stack([tf.norm(t) for t in tensors])
     return tf.stack([tf.reduce_sum(tf.abs(t)) for t in tensors])
+
+
+def update_active(update, gradients, variables, frozen):
+    """Branches; the gradient of an embedding may be sparse, and stays so."""
+
+    def update_all(values):
+        update([_like(g, value) for g, value in zip(gradients, values)])
+
+    values = [g.values if _is_sparse(g) else g for g in gradients]
+    update_branching(update_all, values, variables, frozen)
+
+
+def _like(gradient, values):
+    if _is_sparse(gradient):
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return values
+
+
+def _is_sparse(gradient):
+    return isinstance(gradient, tf.IndexedSlices)
 
 
 def with_frozen_ratio(train_step, model):
@@ -64,3 +87,9 @@ def check(model):
 def compiles(model):
     """Whether to rebuild the train step costs a compilation."""
     return not model.run_eagerly
+
+
+def max_rebuilds(model):
+    """How often the train step may be rebuilt in one `fit()`."""
+    del model
+    return math.inf

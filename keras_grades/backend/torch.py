@@ -1,5 +1,7 @@
 """PyTorch: the step is eager, or traced by `torch.compile`."""
 
+import math
+
 import torch
 
 from keras_grades.backend.masking import update_branching
@@ -9,6 +11,7 @@ from keras_grades.backend.private import find_grades_optimizer
 __all__ = [
     "check",
     "compiles",
+    "max_rebuilds",
     "norms",
     "read",
     "sync",
@@ -69,3 +72,16 @@ def check(model):
 def compiles(model):
     """Whether to rebuild the train step costs a compilation."""
     return bool(model.jit_compile)
+
+
+def max_rebuilds(model):
+    """How often the train step may be rebuilt in one `fit()`.
+
+    Dynamo falls back to eager for good, with no more than a line in its log,
+    when it has compiled one function too often. Each rebuild is two times:
+    when gradients are no longer asked for, and when they are gone.
+    """
+    if not compiles(model):
+        return math.inf
+    limit = torch._dynamo.config.recompile_limit
+    return max(limit // 2 - 1, 0)

@@ -1,0 +1,232 @@
+"""What the benchmarks share: models, steps taken in turns, tables, JSON.
+
+Runs that are compared are `fit()` calls in threads of one process that take
+one step each in turn, A B A B: whatever else the machine does meets all of
+them alike. A step is timed until its loss can be read, so nothing is hidden
+by a device that works ahead.
+"""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import argparse
+import importlib.metadata
+import json
+import pathlib
+import platform
+import sys
+import threading
+import time
+
+import keras
+import keras_hub
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from data import minilm_folder
+
+CLASSES = 5
+BATCH = 16
+LENGTH = 64
+# No run is timed before it has compiled, and taken a few steps.
+WARM_UP = 6
+
+
+def minilm():
+    """The pretrained 6-layer BERT of the other examples."""
+    return keras_hub.models.TextClassifier.from_preset(
+        minilm_folder(), num_classes=CLASSES, preprocessor=None
+    )
+
+
+def bert(layers, width, vocabulary):
+    """A BERT with random weights."""
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=vocabulary,
+        num_layers=layers,
+        num_heads=width // 64 or 1,
+        hidden_dim=width,
+        intermediate_dim=4 * width,
+        max_sequence_length=LENGTH,
+    )
+    return keras_hub.models.BertTextClassifier(
+        backbone, num_classes=CLASSES, preprocessor=None
+    )
+
+
+MODELS = {
+    "minilm": minilm,
+    "wide": lambda: bert(layers=4, width=768, vocabulary=8000),
+    "tiny": lambda: bert(layers=2, width=16, vocabulary=50),
+}
+
+
+def build(name):
+    """A model with a plain `fit()`, which does not copy its data."""
+    keras.utils.set_random_seed(0)
+    classifier = MODELS[name]()
+    return keras.Model(classifier.inputs, classifier.outputs)
+
+
+def compile_model(model):
+    model.compile(
+        keras.optimizers.AdamW(5e-5),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
+
+
+def batches():
+    """Endless batches of random tokens: what is in them takes no time."""
+    rng = np.random.default_rng(0)
+    shape = (BATCH, LENGTH)
+    while True:
+        x = {
+            "token_ids": rng.integers(1, 50, shape).astype("int32"),
+            "padding_mask": np.ones(shape, "int32"),
+            "segment_ids": np.zeros(shape, "int32"),
+        }
+        yield x, rng.integers(0, CLASSES, BATCH).astype("int32")
+
+
+class InTurns(keras.callbacks.Callback):
+    """Times each step, and lets the next run take one after it."""
+
+    def __init__(self, mine, next_turn, rounds):
+        super().__init__()
+        self.mine = mine
+        self.next_turn = next_turn
+        self.rounds = rounds
+        self.seconds = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.mine.acquire()
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        float(logs["loss"])  # Waits for the step.
+        self.seconds.append(time.perf_counter() - self._began)
+        if len(self.seconds) == WARM_UP + self.rounds:
+            self._model.stop_training = True
+        self.next_turn.release()
+
+
+def time_in_turns(runs, rounds, planned):
+    """Times some runs, step by step in turns.
+
+    Args:
+        runs: Dict from a name to a compiled model and a list of callbacks.
+        rounds: Integer, steps to time of each.
+        planned: Integer, steps that `fit()` is asked for. The host looks at
+            the state of GradES once in a hundredth of them, or in 8.
+
+    Returns:
+        Dict from the name to an array of seconds a step.
+    """
+    turns = [threading.Semaphore(0) for _ in runs]
+    threads, timers, errors = [], {}, []
+    for i, (name, (model, callbacks)) in enumerate(runs.items()):
+        timer = InTurns(turns[i], turns[(i + 1) % len(turns)], rounds)
+        timers[name] = timer
+        threads.append(
+            threading.Thread(
+                target=_fit, args=(model, [timer, *callbacks], planned, errors)
+            )
+        )
+    for thread in threads:
+        thread.start()
+    turns[0].release()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return {n: np.array(t.seconds[WARM_UP:]) for n, t in timers.items()}
+
+
+def _fit(model, callbacks, planned, errors):
+    try:
+        model.fit(
+            batches(),
+            steps_per_epoch=planned,
+            verbose=0,
+            callbacks=callbacks,
+        )
+    except Exception as error:
+        errors.append(error)  # Raised again in the main thread.
+        for callback in callbacks:
+            if isinstance(callback, InTurns):
+                callback.next_turn.release()
+
+
+def ratio(measured, reference):
+    """Median ratio of steps taken in turns, and its quartiles."""
+    quartiles = np.percentile(measured / reference, [25, 50, 75])
+    return dict(zip(("low", "median", "high"), map(float, quartiles)))
+
+
+def parse_arguments(description, rounds):
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", choices=MODELS, default=["minilm", "wide"])
+    add("--rounds", type=int, default=rounds, help="steps timed of each run")
+    add(
+        "--output",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/benchmarks"),
+        help="folder for the JSON",
+    )
+    return parser
+
+
+def machine():
+    """Where the figures come from."""
+    backend = keras.backend.backend()
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("keras", "keras-hub", backend)
+    }
+    return {
+        "backend": backend,
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _cpu_model():
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [
+        line.split(":")[1].strip() for line in lines if "model name" in line
+    ]
+    return names[0] if names else platform.processor()
+
+
+def report(name, rows, folder):
+    """Prints rows, dicts with the same keys, and writes them as JSON."""
+    where = machine()
+    print(f"\n{name} on {where['backend']}, {where['cpu']}")
+    header = list(rows[0])
+    cells = [[_cell(row[key]) for key in header] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells)]
+    for line in [header, *cells]:
+        print("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}_{where['backend']}.json"
+    path.write_text(json.dumps({"machine": where, "rows": rows}, indent=2))
+    print(f"Wrote {path}.", flush=True)
+
+
+def _cell(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def reached(value, target):
+    return "yes" if value <= target else "no"

@@ -1,0 +1,108 @@
+"""How fast a step is once GradES has frozen, and how fast it could be.
+
+    python examples/benchmarks/frozen_step.py
+
+GradES freezes at the second step, in the middle of `fit()`, and takes steps
+in turns with a model whose flags were set by hand before `compile()`, and
+with one that is not frozen at all.
+"""
+
+import re
+
+import common
+
+import keras_grades
+
+TARGET = 1.02
+FREEZE_AT = 2
+
+
+def main(argv=None):
+    args = common.parse_arguments(__doc__, rounds=25).parse_args(argv)
+    rows = [
+        measure(model, case, args.rounds)
+        for model in args.models
+        for case in CASES
+    ]
+    common.report("frozen_step", rows, args.output)
+
+
+def half(model):
+    """Every second component."""
+    return keras_grades.find_components(model)[::2]
+
+
+def all_but_one(model):
+    """All components but the last: when all are frozen, training ends."""
+    return keras_grades.find_components(model)[:-1]
+
+
+def below_the_last_block(model):
+    """All components but those of the last block."""
+    components = keras_grades.find_components(model)
+    return [c for c in components if c.block != components[-1].block]
+
+
+# What freezes, and whether the backward pass is cut short below.
+CASES = {
+    "half": (half, False),
+    "all": (all_but_one, False),
+    "all below the last block, truncated": (below_the_last_block, True),
+}
+
+
+def measure(name, case, rounds):
+    choose, truncate = CASES[case]
+    model = common.compile_model(common.build(name))
+    names = "|".join(re.escape(c.name) for c in choose(model))
+    grades = keras_grades.GradES(
+        tau={f"^({names})$": 1e30, "": 1e-30},
+        alpha=FREEZE_AT,
+        recompile="always",
+        truncate_backward=truncate,
+        verbose=0,
+    )
+    by_hand = common.build(name)
+    for component in choose(by_hand):
+        for variable in component.variables:
+            variable.trainable = False
+    if truncate:
+        freeze_below_the_last_block(by_hand)
+    seconds = common.time_in_turns(
+        {
+            "plain": (common.compile_model(common.build(name)), []),
+            "by hand": (common.compile_model(by_hand), []),
+            "GradES": (model, [grades]),
+        },
+        rounds,
+        # So few that it looks, and rebuilds, while it warms up.
+        planned=400,
+    )
+    ratio = common.ratio(seconds["GradES"], seconds["by hand"])
+    whole = common.ratio(seconds["GradES"], seconds["plain"])
+    return {
+        "model": name,
+        "frozen": case,
+        "ratio": ratio["median"],
+        "low": ratio["low"],
+        "high": ratio["high"],
+        "of a plain step": whole["median"],
+        "target": TARGET,
+        "reached": common.reached(ratio["median"], TARGET),
+    }
+
+
+def freeze_below_the_last_block(model):
+    """By hand: every layer of the BERT up to its last block."""
+    backbone = next(
+        layer for layer in model.layers if hasattr(layer, "num_layers")
+    )
+    last = backbone.get_layer(f"transformer_layer_{backbone.num_layers - 1}")
+    for layer in backbone.layers:
+        if layer is last:
+            break
+        layer.trainable = False
+
+
+if __name__ == "__main__":
+    main()

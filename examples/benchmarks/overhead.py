@@ -1,0 +1,42 @@
+"""What GradES costs a step while nothing is frozen.
+
+    python examples/benchmarks/overhead.py
+
+A `fit()` with GradES that never freezes, for each monitor, takes steps in
+turns with a plain one.
+"""
+
+import common
+
+import keras_grades
+
+TARGETS = {"gradient": 1.01, "gradient_change": 1.03, "weight_change": 1.03}
+
+
+def main(argv=None):
+    args = common.parse_arguments(__doc__, rounds=40).parse_args(argv)
+    rows = [row for model in args.models for row in measure(model, args.rounds)]
+    common.report("overhead", rows, args.output)
+
+
+def measure(name, rounds):
+    runs = {"plain": (common.compile_model(common.build(name)), [])}
+    for monitor in TARGETS:
+        never = keras_grades.GradES(tau=1e-30, monitor=monitor, verbose=0)
+        runs[monitor] = (common.compile_model(common.build(name)), [never])
+    seconds = common.time_in_turns(runs, rounds, planned=1000)
+    for monitor, target in TARGETS.items():
+        ratio = common.ratio(seconds[monitor], seconds["plain"])
+        yield {
+            "model": name,
+            "monitor": monitor,
+            "ratio": ratio["median"],
+            "low": ratio["low"],
+            "high": ratio["high"],
+            "target": target,
+            "reached": common.reached(ratio["median"], target),
+        }
+
+
+if __name__ == "__main__":
+    main()

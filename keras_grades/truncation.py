@@ -1,0 +1,59 @@
+"""Where the backward pass may end: what lies below the blocks still training.
+
+When every component of the lowest blocks is frozen, nothing is gained by
+going on with their norms and biases and the embeddings below, and only if
+they are frozen too does the backward pass end above them.
+"""
+
+import warnings
+
+from keras_grades.component import Followers
+from keras_grades.data_flow import DataFlow
+from keras_grades.discovery import find_components
+
+
+def find_followers(model, components):
+    """Finds what may be frozen along with the components of lower blocks.
+
+    A block that has a trainable projection which is not tracked is never
+    done, and so is nothing that waits for it.
+
+    Args:
+        model: A built `keras.Model`.
+        components: List of `Component`, those that are tracked.
+
+    Returns:
+        List of `Followers`.
+    """
+    projections = find_components(model)
+    block_of = {id(v): c.block for c in projections for v in c.variables}
+    tracked = {id(v) for c in components for v in c.variables}
+    never_done = {b for v, b in block_of.items() if v not in tracked}
+    flow = DataFlow(model, block_of)
+    followers = {}
+    waits_for = flow.blocks_to_wait_for()
+    for variable in model.trainable_variables:
+        blocks = waits_for.get(id(variable))
+        if blocks and not blocks & never_done and id(variable) not in block_of:
+            followers.setdefault(frozenset(blocks), []).append(variable)
+    _warn_of_unplaced(flow.unplaced)
+    return [
+        Followers(
+            tuple(variables),
+            tuple(i for i, c in enumerate(components) if c.block in blocks),
+        )
+        for blocks, variables in followers.items()
+    ]
+
+
+def _warn_of_unplaced(variables):
+    if variables:
+        paths = sorted({v.path for v in variables})
+        warnings.warn(
+            "`truncate_backward` cannot know what lies below these variables, "
+            "which are not in a functional graph, and leaves them in "
+            "training, so the backward pass may not end above them: "
+            + ", ".join(paths[:8])
+            + (f", ... ({len(paths)} in all)" if len(paths) > 8 else ""),
+            stacklevel=4,
+        )
