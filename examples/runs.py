@@ -1,0 +1,81 @@
+"""What the examples share: the arguments of GradES, shuffling, the report."""
+
+import argparse
+import json
+import pathlib
+
+import tensorflow as tf
+
+import keras_grades
+
+
+def argument_parser(description, name):
+    """A parser with the arguments of every example.
+
+    Args:
+        description: String.
+        name: String, of the folder in `runs/` for the report.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--preset", help="of KerasHub: a name, or a folder")
+    add("--epochs", type=int, default=3)
+    add("--batch-size", type=int, default=16)
+    add("--seed", type=int, default=0)
+    add(
+        "--output",
+        type=pathlib.Path,
+        default=pathlib.Path("runs") / name,
+        help="folder for report.json and report.png",
+    )
+    group = parser.add_argument_group("GradES")
+    add = group.add_argument
+    add(
+        "--tau",
+        type=_number_or_dict,
+        help="threshold; or a dict, in JSON, from pattern to threshold",
+    )
+    add(
+        "--alpha",
+        type=_number_or_dict,
+        default=0.5,
+        help="grace period: a share of the schedule, or a number of steps",
+    )
+    add("--monitor", default="weight_change", help="what is measured")
+    add("--norm", default="mean_l1", help="how its size is measured")
+    return parser
+
+
+def _number_or_dict(text):
+    return json.loads(text)
+
+
+def grades(args):
+    """The callback that the arguments ask for."""
+    return keras_grades.GradES(
+        tau=args.tau, alpha=args.alpha, monitor=args.monitor, norm=args.norm
+    )
+
+
+def shuffled(data, args):
+    """Batches in another order in each epoch, the same for the same seed.
+
+    `fit()` of KerasHub's models does not shuffle arrays.
+
+    Args:
+        data: Tuple of arrays, or of dicts of arrays, as `fit()` takes them.
+        args: With `batch_size` and `seed`.
+    """
+    examples = tf.data.Dataset.from_tensor_slices(data)
+    return examples.shuffle(len(examples), args.seed).batch(args.batch_size)
+
+
+def save(report, folder):
+    """Writes the report of a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report.to_json(folder / "report.json")
+    report.plot(folder / "report.png")
+    print(f"Wrote report.json and report.png to {folder}.")

@@ -1,0 +1,157 @@
+"""The other examples in small: LoRA on text, a Vision Transformer."""
+
+import contextlib
+import importlib
+import io
+import json
+import pathlib
+import re
+
+import keras
+import keras_hub
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+HUGE, TINY = 1e30, 1e-30
+
+
+def run(monkeypatch, name, folder, *arguments):
+    """What a script prints, and the report that it writes."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = importlib.import_module(name)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        example.main([*arguments, f"--output={folder}"])
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert (folder / "report.png").stat().st_size > 10_000
+    return printed.getvalue(), report
+
+
+def frozen(report):
+    return {c["name"]: c["frozen_at"] for c in report["components"]}
+
+
+def test_image_classifier(monkeypatch, tmp_path):
+    printed, report = run(
+        monkeypatch,
+        "finetune_image_classifier",
+        tmp_path,
+        "--epochs=2",
+        "--batch-size=200",
+        # Attention and feed-forward networks by themselves.
+        f"--tau={json.dumps({'mha': HUGE, 'mlp': TINY})}",
+    )
+    # 4000 images in batches of 200.
+    assert report["steps"] == report["total_steps"] == 2 * 20
+    # Four blocks with query, key, value, output and two of the network.
+    steps = frozen(report)
+    assert len(steps) == 4 * 6
+    assert {n: s for n, s in steps.items() if s} == {
+        n: 20 for n in steps if "mha" in n
+    }
+    assert sum(s is not None for s in steps.values()) == 4 * 4
+    assert re.search(r"test accuracy (0\.\d+|1\.0+)$", printed, re.MULTILINE)
+
+
+LORA = (
+    "--examples=64",
+    "--sequence-length=32",
+    "--batch-size=16",
+    "--epochs=4",
+    "--rank=2",
+    f"--tau={HUGE}",
+)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--pretrain-epochs=1"],
+        pytest.param(
+            ["--pretrain-epochs=0", "--quantize=int8"], marks=pytest.mark.long
+        ),
+    ],
+)
+def test_lora(monkeypatch, tmp_path, more):
+    printed, report = run(
+        monkeypatch, "finetune_causal_lm_lora", tmp_path, *LORA, *more
+    )
+    check_lora(printed, report, blocks=4)
+
+
+def check_lora(printed, report, blocks):
+    """All pairs freeze at the end of the grace period, and training stops."""
+    steps = frozen(report)
+    assert report["total_steps"] == 4 * 4
+    # LoRA is on the queries and values.
+    roles = [c["role"] for c in report["components"]]
+    assert sorted(roles) == ["query"] * blocks + ["value"] * blocks
+    assert set(steps.values()) == {8}
+    assert report["stopped_step"] == 8
+    before, after = re.search(
+        r"articles: ([\d.]+) before, ([\d.]+) after", printed
+    ).groups()
+    assert float(before) != float(after)
+
+
+@pytest.fixture
+def gpt2():
+    """A small GPT-2 with a vocabulary of single bytes."""
+    letters = [chr(i) for i in range(33, 127)] + ["Ġ", "Ċ"]
+    vocabulary = {t: i for i, t in enumerate([*letters, "<|endoftext|>"])}
+    tokenizer = keras_hub.models.GPT2Tokenizer(vocabulary, [])
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=len(vocabulary),
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        intermediate_dim=64,
+        max_sequence_length=32,
+    )
+    preprocessor = keras_hub.models.GPT2CausalLMPreprocessor(tokenizer)
+    return keras_hub.models.GPT2CausalLM(backbone, preprocessor)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("format", ["keras_hub", "hugging_face"])
+def test_lora_on_a_preset(monkeypatch, tmp_path, gpt2, format):
+    preset = str(tmp_path / "preset")
+    if format == "keras_hub":
+        gpt2.save_to_preset(preset)
+    else:
+        gpt2.export_to_transformers(preset)
+        files = {file.name for file in pathlib.Path(preset).iterdir()}
+        assert {"config.json", "model.safetensors", "vocab.json"} <= files
+    printed, report = run(
+        monkeypatch,
+        "finetune_causal_lm_lora",
+        tmp_path,
+        *LORA,
+        f"--preset={preset}",
+    )
+    check_lora(printed, report, blocks=2)
+
+
+@pytest.mark.long
+def test_image_classifier_of_a_preset(monkeypatch, tmp_path):
+    converter = keras_hub.layers.ViTImageConverter(
+        image_size=(16, 16), scale=1 / 255
+    )
+    backbone = keras_hub.models.ViTBackbone((16, 16, 3), 8, 2, 2, 8, 16)
+    keras_hub.models.ViTImageClassifier(
+        backbone,
+        num_classes=3,
+        preprocessor=keras_hub.models.ViTImageClassifierPreprocessor(converter),
+    ).save_to_preset(str(tmp_path / "preset"))
+    keras.backend.clear_session()
+    _, report = run(
+        monkeypatch,
+        "finetune_image_classifier",
+        tmp_path,
+        "--epochs=1",
+        "--batch-size=200",
+        f"--tau={HUGE}",
+        f"--preset={tmp_path / 'preset'}",
+    )
+    assert len(report["components"]) == 2 * 6
+    assert report["stopped_step"] == 20 // 2
