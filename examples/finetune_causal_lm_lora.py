@@ -53,7 +53,7 @@ def main(argv=None):
         model.backbone.quantize(args.quantize)
     model.backbone.enable_lora(args.rank)
     compile_model(model, LEARNING_RATE)
-    before = model.evaluate(runs.shuffled(test, args), verbose=0)
+    before = loss_a_token(model, test, args)
     grades = runs.grades(args)
     start = time.perf_counter()
     model.fit(
@@ -65,7 +65,7 @@ def main(argv=None):
     seconds = time.perf_counter() - start
     print(grades.report.summary())
     runs.save(grades.report, args.output)
-    after = model.evaluate(runs.shuffled(test, args), verbose=0)
+    after = loss_a_token(model, test, args)
     print(
         f"{seconds:.1f} s, loss a token on held-out articles: "
         f"{before:.4f} before, {after:.4f} after"
@@ -141,6 +141,13 @@ def pretrain(model, data, args):
     """Trains all of the model, so that LoRA has something to adapt."""
     compile_model(model, 3 * LEARNING_RATE)
     model.fit(runs.shuffled(data, args), epochs=args.pretrain_epochs, verbose=2)
+
+
+def loss_a_token(model, data, args):
+    results = model.evaluate(
+        runs.shuffled(data, args), verbose=0, return_dict=True
+    )
+    return results["loss"]
 
 
 def compile_model(model, learning_rate):

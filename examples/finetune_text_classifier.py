@@ -54,7 +54,7 @@ def parse_arguments(argv):
         "Fine-tune a text classifier on BBC News with GradES.",
         "text_classifier",
     )
-    parser.set_defaults(tau=TAU)
+    parser.set_defaults(tau=TAU, epochs=4)
     add = parser.add_argument
     add("--sequence-length", type=int, default=64, help="in tokens")
     add("--examples", type=int, default=1280, help="articles to train on")

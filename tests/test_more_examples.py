@@ -96,10 +96,11 @@ def check_lora(printed, report, blocks):
 
 @pytest.fixture
 def gpt2():
-    """A small GPT-2 with a vocabulary of single bytes."""
+    """A small GPT-2 with a vocabulary of single letters, but for one."""
     letters = [chr(i) for i in range(33, 127)] + ["Ġ", "Ċ"]
-    vocabulary = {t: i for i, t in enumerate([*letters, "<|endoftext|>"])}
-    tokenizer = keras_hub.models.GPT2Tokenizer(vocabulary, [])
+    tokens = [*letters, "th", "<|endoftext|>"]
+    vocabulary = {t: i for i, t in enumerate(tokens)}
+    tokenizer = keras_hub.models.GPT2Tokenizer(vocabulary, ["t h"])
     backbone = keras_hub.models.GPT2Backbone(
         vocabulary_size=len(vocabulary),
         num_layers=2,
@@ -122,6 +123,11 @@ def test_lora_on_a_preset(monkeypatch, tmp_path, gpt2, format):
         gpt2.export_to_transformers(preset)
         files = {file.name for file in pathlib.Path(preset).iterdir()}
         assert {"config.json", "model.safetensors", "vocab.json"} <= files
+        # KerasHub leaves out one line that Hugging Face always writes.
+        config = pathlib.Path(preset) / "config.json"
+        content = json.loads(config.read_text(encoding="utf-8"))
+        content["architectures"] = ["GPT2LMHeadModel"]
+        config.write_text(json.dumps(content), encoding="utf-8")
     printed, report = run(
         monkeypatch,
         "finetune_causal_lm_lora",
