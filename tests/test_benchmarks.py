@@ -1,0 +1,90 @@
+"""The benchmarks run, and report what they measured."""
+
+import importlib
+import json
+import math
+import pathlib
+
+import keras
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a benchmark on the tiny model; returns the rows of its table."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def rows(name, *arguments, **changes):
+        benchmark = importlib.import_module(name)
+        for attribute, value in changes.items():
+            monkeypatch.setattr(benchmark, attribute, value)
+        folder = f"--output={tmp_path}"
+        benchmark.main(["--models", "tiny", folder, *arguments])
+        backend = keras.backend.backend()
+        written = (tmp_path / f"{name}_{backend}.json").read_text("utf-8")
+        result = json.loads(written)
+        assert result["machine"]["backend"] == backend
+        assert result["machine"]["keras"] == keras.__version__
+        return result["rows"]
+
+    return rows
+
+
+def check_ratios(rows, *names):
+    for row in rows:
+        for name in names:
+            assert 0 < row[name] < math.inf
+        assert row["low"] <= row["ratio"] <= row["high"]
+        assert row["reached"] == (
+            "yes" if row["ratio"] <= row["target"] else "no"
+        )
+
+
+def test_memory(run):
+    rows = {row["monitor"]: row for row in run("memory")}
+    # Two blocks of width 16: four projections, and to 64 and back, each with
+    # its bias.
+    tracked = 2 * (4 * (16 * 16 + 16) + (16 * 64 + 64) + (64 * 16 + 16))
+    # Each of 12 components: statistic, below, frozen_at and 64 steps of the
+    # trace. Beside them the step and a learning rate.
+    state = 12 * (3 + 64) + 2
+    for monitor, row in rows.items():
+        copies = tracked if monitor == "gradient_change" else 0
+        assert row["tracked bytes"] == 4 * tracked
+        assert row["added bytes"] == 4 * (state + copies)
+        assert row["ratio"] == row["added bytes"] / row["tracked bytes"]
+
+
+def test_overhead(run):
+    rows = run("overhead", "--rounds=3")
+    check_ratios(rows, "ratio")
+    monitors = ["gradient", "gradient_change", "weight_change"]
+    assert [row["monitor"] for row in rows] == monitors
+
+
+@pytest.mark.long
+def test_frozen_step(run):
+    rows = run("frozen_step", "--rounds=3")
+    check_ratios(rows, "ratio", "of a plain step")
+    assert len(rows) == 3
+
+
+@pytest.mark.long
+def test_recompile_policy(run):
+    rows = run("recompile_policy", "--steps", "20", "--schedules", "even")
+    assert len(rows) == 1
+    row = rows[0]
+    best = min(row["always s"], row["never s"])
+    assert row["auto / best"] == row["auto s"] / best
+    assert row["auto / plain"] == row["auto s"] / row["plain s"]
+
+
+@pytest.mark.long
+def test_scaling(run):
+    rows = run("scaling", "--rounds=1", BLOCKS={6: 1, 12: 2}, STEPS=100)
+    assert [row["components"] for row in rows] == [6, 12]
+    for row in rows:
+        assert 0 < row["step us"] <= row["look us"]
+        assert row["find s"] > 0
