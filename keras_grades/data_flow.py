@@ -145,10 +145,10 @@ class DataFlow:
             (name, part, self._blocks_in(part))
             for name, part in private.sublayers(layer)
         ]
-        first = next(i for i, part in enumerate(parts) if part[2])
+        first = [bool(blocks) for _, _, blocks in parts].index(True)
         looked_up = [
             v
-            for name, part, _ in parts[:first]
+            for _, part, _ in parts[:first]
             if "Embedding" in type(part).__name__
             for v in part.trainable_variables
         ]
@@ -163,12 +163,8 @@ class DataFlow:
         placed = {id(v) for _, p, b in parts if b for v in p.variables}
         placed |= {id(v) for v in looked_up}
         others = [v for v in layer.trainable_variables if id(v) not in placed]
-        self.unplaced += [
-            v
-            for name, part, _ in parts[:first]
-            for v in part.trainable_variables
-            if id(v) not in placed
-        ]
+        after = {id(v) for _, part, _ in parts[first:] for v in part.variables}
+        self.unplaced += [v for v in others if id(v) not in after]
         top = self._add(others, set(), tops, [])
         top.is_placed = False
         return [top]

@@ -187,8 +187,13 @@ class Subclassed(keras.Model):
         ]
         self.head = keras.layers.Dense(small.CLASSES, name="head")
 
+    def build(self, shape):
+        self.positions = self.add_weight(
+            shape=(small.LENGTH, 8), initializer="zeros", name="positions"
+        )
+
     def call(self, tokens):
-        x = self.norm(self.embed(tokens))
+        x = self.norm(self.embed(tokens)) + self.positions
         for layer in self.layers_of_it:
             x = layer(x)
         return self.head(x[:, 0])
@@ -200,8 +205,9 @@ def test_without_a_graph_the_blocks_have_an_order():
     with pytest.warns(UserWarning, match="cannot know") as caught:
         found = waits_for(model)
     assert len(caught) == 1
-    assert "norm/gamma" in str(caught[0].message)
-    assert "head" not in str(caught[0].message)
+    message = str(caught[0].message)
+    assert "norm/gamma" in message and "positions" in message
+    assert "head" not in message and "layer_0" not in message
     expected = {"embed": blocks("layer", 0)}
     expected |= {f"layer_{i}": blocks("layer", *range(i + 1)) for i in range(3)}
     for path, waits in found.items():

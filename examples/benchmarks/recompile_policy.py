@@ -8,6 +8,7 @@ against a plain `fit()` over as many steps.
 """
 
 import time
+from unittest import mock
 
 import common
 import keras
@@ -100,13 +101,16 @@ def keep(seconds, key, value):
 def run(name, steps, mode=None, schedule=None):
     """Seconds that `fit()` takes."""
     model = common.compile_model(common.build(name))
-    callbacks = []
-    if mode is not None:
-        n = len(keras_grades.find_components(model))
-        optimizer.decide = prescribed(SCHEDULES[schedule](n, steps))
-        callbacks = [
-            keras_grades.GradES(tau=1.0, alpha=0, recompile=mode, verbose=0)
-        ]
+    if mode is None:
+        return fit(model, steps, [])
+    n = len(keras_grades.find_components(model))
+    decide = prescribed(SCHEDULES[schedule](n, steps))
+    grades = keras_grades.GradES(tau=1.0, alpha=0, recompile=mode, verbose=0)
+    with mock.patch.object(optimizer, "decide", decide):
+        return fit(model, steps, [grades])
+
+
+def fit(model, steps, callbacks):
     began = time.perf_counter()
     model.fit(
         common.batches(), steps_per_epoch=steps, verbose=0, callbacks=callbacks
