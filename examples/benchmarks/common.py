@@ -12,6 +12,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import argparse
+import collections
+import concurrent.futures
 import importlib.metadata
 import json
 import pathlib
@@ -92,18 +94,40 @@ def batches():
         yield x, rng.integers(0, CLASSES, BATCH).astype("int32")
 
 
+class Turns:
+    """Whose turn it is, among the runs that have not ended."""
+
+    def __init__(self, runs):
+        self._running = collections.deque(runs)
+        self._changed = threading.Condition()
+
+    def wait_for(self, run):
+        with self._changed:
+            self._changed.wait_for(lambda: self._running[0] == run)
+
+    def pass_on(self):
+        with self._changed:
+            self._running.rotate(-1)
+            self._changed.notify_all()
+
+    def leave(self, run):
+        with self._changed:
+            self._running.remove(run)
+            self._changed.notify_all()
+
+
 class InTurns(keras.callbacks.Callback):
     """Times each step, and lets the next run take one after it."""
 
-    def __init__(self, mine, next_turn, rounds):
+    def __init__(self, run, turns, rounds):
         super().__init__()
-        self.mine = mine
-        self.next_turn = next_turn
+        self.run = run
+        self.turns = turns
         self.rounds = rounds
         self.seconds = []
 
     def on_train_batch_begin(self, batch, logs=None):
-        self.mine.acquire()
+        self.turns.wait_for(self.run)
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -111,7 +135,7 @@ class InTurns(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self._began)
         if len(self.seconds) == WARM_UP + self.rounds:
             self._model.stop_training = True
-        self.next_turn.release()
+        self.turns.pass_on()
 
 
 def time_in_turns(runs, rounds, planned):
@@ -126,39 +150,24 @@ def time_in_turns(runs, rounds, planned):
     Returns:
         Dict from the name to an array of seconds a step.
     """
-    turns = [threading.Semaphore(0) for _ in runs]
-    threads, timers, errors = [], {}, []
-    for i, (name, (model, callbacks)) in enumerate(runs.items()):
-        timer = InTurns(turns[i], turns[(i + 1) % len(turns)], rounds)
-        timers[name] = timer
-        threads.append(
-            threading.Thread(
-                target=_fit, args=(model, [timer, *callbacks], planned, errors)
+    turns = Turns(runs)
+    timers = {name: InTurns(name, turns, rounds) for name in runs}
+
+    def fit(name):
+        model, callbacks = runs[name]
+        try:
+            model.fit(
+                batches(),
+                steps_per_epoch=planned,
+                verbose=0,
+                callbacks=[timers[name], *callbacks],
             )
-        )
-    for thread in threads:
-        thread.start()
-    turns[0].release()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+        finally:
+            turns.leave(name)
+
+    with concurrent.futures.ThreadPoolExecutor(len(runs)) as pool:
+        list(pool.map(fit, runs))  # Raises what a run has raised.
     return {n: np.array(t.seconds[WARM_UP:]) for n, t in timers.items()}
-
-
-def _fit(model, callbacks, planned, errors):
-    try:
-        model.fit(
-            batches(),
-            steps_per_epoch=planned,
-            verbose=0,
-            callbacks=callbacks,
-        )
-    except Exception as error:
-        errors.append(error)  # Raised again in the main thread.
-        for callback in callbacks:
-            if isinstance(callback, InTurns):
-                callback.next_turn.release()
 
 
 def ratio(measured, reference):
@@ -195,6 +204,7 @@ def machine():
         "backend": backend,
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **versions,
     }

@@ -18,7 +18,7 @@ FREEZE_AT = 2
 
 
 def main(argv=None):
-    args = common.parse_arguments(__doc__, rounds=25).parse_args(argv)
+    args = common.parse_arguments(__doc__, rounds=15).parse_args(argv)
     rows = [
         measure(model, case, args.rounds)
         for model in args.models
@@ -78,6 +78,7 @@ def measure(name, case, rounds):
         # So few that it looks, and rebuilds, while it warms up.
         planned=400,
     )
+    check_rebuilt(grades)
     ratio = common.ratio(seconds["GradES"], seconds["by hand"])
     whole = common.ratio(seconds["GradES"], seconds["plain"])
     return {
@@ -90,6 +91,16 @@ def measure(name, case, rounds):
         "target": TARGET,
         "reached": common.reached(ratio["median"], TARGET),
     }
+
+
+def check_rebuilt(grades):
+    """What was timed is the rebuilt step, and not one before."""
+    compilations = grades.report.timing["compilations"]
+    if len(compilations) != 2 or compilations[1]["step"] > common.WARM_UP:
+        raise RuntimeError(
+            "The train step must be rebuilt once, in the first "
+            f"{common.WARM_UP} steps. It was compiled so: {compilations}"
+        )
 
 
 def freeze_below_the_last_block(model):
