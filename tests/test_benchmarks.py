@@ -57,6 +57,7 @@ def test_memory(run):
         assert row["ratio"] == row["added bytes"] / row["tracked bytes"]
 
 
+@pytest.mark.long
 def test_overhead(run):
     rows = run("overhead", "--rounds=3")
     check_ratios(rows, "ratio")
