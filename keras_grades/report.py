@@ -7,12 +7,19 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
 from keras_grades.component import ROLES
 from keras_grades.component import Component
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Of `to_dict()`; raised when a reader of the old one would be misled.
 FORMAT_VERSION = 1
@@ -58,15 +65,15 @@ class FreezeReport:
     def __init__(
         self,
         *,
-        components,
-        tau,
-        trace,
-        steps,
-        total_steps=None,
-        stopped_step=None,
-        settings=None,
-        timing=None,
-    ):
+        components: Sequence[Component],
+        tau: Sequence[float],
+        trace: Mapping[str, np.ndarray],
+        steps: int,
+        total_steps: int | None = None,
+        stopped_step: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        timing: Mapping[str, Any] | None = None,
+    ) -> None:
         self.components = [dataclasses.replace(c) for c in components]
         self.tau = [float(t) for t in tau]
         self.trace = {
@@ -115,7 +122,7 @@ class FreezeReport:
             self.components, self.steps, self.total_steps
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The report as a dict that `json.dumps` takes.
 
         Returns:
@@ -151,7 +158,7 @@ class FreezeReport:
             }
         )
 
-    def to_json(self, path):
+    def to_json(self, path: str | os.PathLike[str]) -> None:
         """Writes `to_dict()` to a file.
 
         Args:
@@ -160,7 +167,7 @@ class FreezeReport:
         with open(path, "w", encoding="utf-8") as file:
             json.dump(self.to_dict(), file, allow_nan=False)
 
-    def summary(self):
+    def summary(self) -> str:
         """The report as text, as wide as the terminal.
 
         A cell is the step at which the component froze, `–` if it is still
@@ -178,7 +185,7 @@ class FreezeReport:
 
         return render(self)
 
-    def plot(self, path=None):
+    def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
         """Draws the statistics over the steps, and the freeze steps.
 
         On the left, the statistic of each role, of the components that are

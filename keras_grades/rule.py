@@ -8,6 +8,7 @@ import dataclasses
 import math
 import numbers
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
@@ -53,7 +54,7 @@ def decide(
 class Rule:
     """The arguments of the rule, checked once, at construction."""
 
-    tau: float | dict | tuple
+    tau: float | dict[str, float] | Sequence[float]
     alpha: float | int = 0.5
     monitor: str = "gradient"
     norm: str = "l1"

@@ -9,38 +9,54 @@ import keras
 import numpy as np
 
 
-def gradients(model, variables, x, y, loss_fn):
-    """Gradients of the loss, as arrays, on the backend in use."""
+def gradients(model, variables, x, y, loss_fn, sample_weight=None):
+    """Gradients of the loss, as tensors, on the backend in use.
+
+    What the model keeps beside its weights, such as moving averages and
+    seeds, is brought up to date.
+    """
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            loss = loss_fn(y, model(x, training=True))
+            loss = loss_fn(y, model(x, training=True), sample_weight)
         return tape.gradient(loss, [v.value for v in variables])
     if backend == "torch":
         model.zero_grad()
-        loss_fn(y, model(x, training=True)).backward()
+        loss_fn(y, model(x, training=True), sample_weight).backward()
         return [v.value.grad for v in variables]
-    all_variables = model.variables
-    grads = _jax_gradients(model, loss_fn)(
-        [v.value for v in all_variables], x, y
+    trained, others, function = _jax_gradients(model, loss_fn)
+    grads, new = function(
+        [v.value for v in trained],
+        [v.value for v in others],
+        x,
+        y,
+        sample_weight,
     )
-    grad_of = {id(v): g for v, g in zip(all_variables, grads)}
+    for variable, value in zip(others, new):
+        variable.assign(value)
+    grad_of = {id(v): g for v, g in zip(trained, grads)}
     return [grad_of[id(v)] for v in variables]
 
 
 @functools.cache
 def _jax_gradients(model, loss_fn):
-    """Gradients of all variables, so that it is compiled only once."""
+    """Of all variables that are trainable at first: it is compiled once."""
     import jax
 
-    def loss_of(values, x, y):
-        mapping = list(zip(model.variables, values))
-        with keras.StatelessScope(state_mapping=mapping):
-            return loss_fn(y, model(x, training=True))
+    trained = list(model.trainable_variables)
+    others = list(model.non_trainable_variables)
 
-    return jax.jit(jax.grad(loss_of))
+    def loss_of(trained_values, other_values, x, y, sample_weight):
+        mapping = list(
+            zip(trained + others, list(trained_values) + list(other_values))
+        )
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            loss = loss_fn(y, model(x, training=True), sample_weight)
+        return loss, [scope.get_current_value(v) for v in others]
+
+    return trained, others, jax.jit(jax.grad(loss_of, has_aux=True))
 
 
 def apply(optimizer, grads, variables):
@@ -53,8 +69,21 @@ def apply(optimizer, grads, variables):
         optimizer.apply(grads, variables)
 
 
+def _average(gradients_of_parts):
+    if len(gradients_of_parts) == 1:
+        return gradients_of_parts[0]
+    return [
+        None if parts[0] is None else sum(parts[1:], parts[0]) / len(parts)
+        for parts in zip(*gradients_of_parts)
+    ]
+
+
+def _array(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
 def numpy(tensor):
-    return keras.ops.convert_to_numpy(tensor).astype("float64")
+    return _array(tensor).astype("float64")
 
 
 NORMS = {
@@ -79,34 +108,69 @@ def train(
     patience=0,
     interval=1,
     followers=(),
+    accumulate=1,
+    before_step=None,
+    zeroed=False,
 ):
-    """Trains for one update a batch.
+    """Trains for one update a batch, or in so many batches.
 
     Args:
+        batches: List of `(x, y)` or `(x, y, sample_weight)`.
         groups: One list of variables a component.
         tau: One threshold a component.
         followers: Pairs of a list of variables and a list of places in
             `groups`: the variables are frozen once all of those are.
+        accumulate: Number of batches whose gradients are averaged.
+        before_step: Function of the step and the optimizer, called before.
+        zeroed: Whether frozen variables get a gradient of zero, and their
+            value back afterwards, and are not left out: there are optimizers
+            that must be given all variables that they were built with.
 
     Returns:
         The freeze step of each component (0: never), and the statistic of
         each at each step, NaN where it is frozen or undefined.
     """
-    optimizer.build(model.trainable_variables)
+    all_variables = list(model.trainable_variables)
+    optimizer.build(all_variables)
     frozen_at = [0] * len(groups)
     below = [0] * len(groups)
     previous = [None] * len(groups)
     trace = []
-    for t, (x, y) in enumerate(batches, start=1):
+    steps = [
+        batches[i : i + accumulate]
+        for i in range(0, len(batches) - accumulate + 1, accumulate)
+    ]
+    for t, parts in enumerate(steps, start=1):
         variables = list(model.trainable_variables)
         before = [[numpy(v) for v in g] for g in groups]
-        grads = gradients(model, variables, x, y, loss_fn)
+        grads = _average(
+            [
+                gradients(model, variables, x, y, loss_fn, *w)
+                for x, y, *w in parts
+            ]
+        )
         grad_of = {id(v): g for v, g in zip(variables, grads)}
         grad_arrays = [
             None if frozen_at[i] else [numpy(grad_of[id(v)]) for v in group]
             for i, group in enumerate(groups)
         ]
-        apply(optimizer, grads, variables)
+        if before_step is not None:
+            before_step(t, optimizer)
+        if zeroed:
+            values = [np.copy(_array(v)) for v in all_variables]
+            apply(
+                optimizer,
+                [
+                    grad_of.get(id(v), keras.ops.zeros(v.shape, v.dtype))
+                    for v in all_variables
+                ],
+                all_variables,
+            )
+            for v, value in zip(all_variables, values):
+                if not v.trainable:
+                    v.assign(value)
+        else:
+            apply(optimizer, grads, variables)
         row = []
         for i, group in enumerate(groups):
             if frozen_at[i]:

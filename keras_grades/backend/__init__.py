@@ -8,6 +8,8 @@ Each backend's module has the same functions:
 - `with_frozen_ratio(train_step, model)`: the train step with one more log.
 - `read(optimizer, model, output)`: the optimizer's state, on the host.
 - `sync(model)`: brings the variables up to date in the middle of `fit()`.
+- `guard_state(model)`: has variables written back to where they came from.
+- `keep_state(model, arguments)`: what to save when a train function raises.
 - `check(model)`: refuses what cannot be done right.
 - `compiles(model)`: whether to rebuild the train step costs a compilation.
 - `max_rebuilds(model)`: how often it may be rebuilt in one `fit()`.
@@ -18,6 +20,8 @@ import keras
 if keras.backend.backend() == "jax":
     from keras_grades.backend.jax import check
     from keras_grades.backend.jax import compiles
+    from keras_grades.backend.jax import guard_state
+    from keras_grades.backend.jax import keep_state
     from keras_grades.backend.jax import max_rebuilds
     from keras_grades.backend.jax import norms
     from keras_grades.backend.jax import read
@@ -27,6 +31,8 @@ if keras.backend.backend() == "jax":
 elif keras.backend.backend() == "tensorflow":
     from keras_grades.backend.tensorflow import check
     from keras_grades.backend.tensorflow import compiles
+    from keras_grades.backend.tensorflow import guard_state
+    from keras_grades.backend.tensorflow import keep_state
     from keras_grades.backend.tensorflow import max_rebuilds
     from keras_grades.backend.tensorflow import norms
     from keras_grades.backend.tensorflow import read
@@ -36,6 +42,8 @@ elif keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "torch":
     from keras_grades.backend.torch import check
     from keras_grades.backend.torch import compiles
+    from keras_grades.backend.torch import guard_state
+    from keras_grades.backend.torch import keep_state
     from keras_grades.backend.torch import max_rebuilds
     from keras_grades.backend.torch import norms
     from keras_grades.backend.torch import read
@@ -53,6 +61,8 @@ else:
 __all__ = [
     "check",
     "compiles",
+    "guard_state",
+    "keep_state",
     "max_rebuilds",
     "norms",
     "read",

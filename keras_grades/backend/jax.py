@@ -12,6 +12,8 @@ from keras_grades.backend.private import find_grades_optimizer
 __all__ = [
     "check",
     "compiles",
+    "guard_state",
+    "keep_state",
     "max_rebuilds",
     "norms",
     "read",
@@ -72,6 +74,48 @@ def sync(model):
     Keras takes it up again, partitioned anew, at the next batch.
     """
     model.jax_state_sync()
+
+
+def guard_state(model):
+    """Makes Keras write the state back to the variables that it came from.
+
+    It would go by the flags of the moment, which may have been changed since
+    the state was taken, and hand values to the wrong variables.
+    """
+    names = ("trainable_variables", "non_trainable_variables")
+    variables = [v for name in names for v in getattr(model, name)]
+
+    def jax_state_sync():
+        state = getattr(model, "_jax_state", None) or {}
+        # The state of `evaluate()` is taken and written back at once.
+        is_of_training = "optimizer_variables" in state
+        if is_of_training and not model._jax_state_synced:
+            values = [value for name in names for value in state.pop(name)]
+            for variable, value in zip(variables, values):
+                variable.assign(value)
+        type(model).jax_state_sync(model)
+
+    model.jax_state_sync = jax_state_sync
+
+
+def keep_state(model, arguments):
+    """Writes back the state that a train function was given when it raised.
+
+    While a step runs the variables are empty, and what Keras would write
+    back is the state before the last rebuild, or none at all.
+    """
+    state, _ = arguments
+    if any(value.is_deleted() for value in jax.tree.leaves(state)):
+        return
+    variables = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    for variable, value in zip(sum(variables, []), sum(state, [])):
+        variable.assign(value)
+    model._jax_state_synced = True
 
 
 def check(model):

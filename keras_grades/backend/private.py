@@ -14,6 +14,7 @@ from keras.src.utils.naming import to_snake_case
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
 __all__ = [
+    "averages",
     "embedding_variable_ids",
     "find_grades_optimizer",
     "graph_calls",
@@ -23,14 +24,16 @@ __all__ = [
     "is_update_step",
     "knows",
     "matrix_parameters",
+    "nan_like",
     "narrow",
     "no_automatic_dependency_tracking",
     "optimizer_place",
     "own_variables",
+    "restored_epoch",
+    "save_with",
     "sublayers",
     "to_snake_case",
     "widen",
-    "zeros_like",
 ]
 
 
@@ -211,6 +214,25 @@ def optimizer_place(model):
     return model, "optimizer"
 
 
+def save_with(model, optimizer):
+    """Makes `model.save()` write down an optimizer in place of the own one.
+
+    Returns:
+        What it would have written down, to put it back with this function.
+    """
+    config = model._compile_config.config
+    replaced = config["optimizer"]
+    # Loss scaling stays, and has the optimizer in it.
+    if not isinstance(replaced, keras.optimizers.LossScaleOptimizer):
+        config["optimizer"] = optimizer
+    return replaced
+
+
+def restored_epoch(model):
+    """The epoch at which `BackupAndRestore` makes `fit()` begin, or None."""
+    return model._initial_epoch
+
+
 def is_update_step(optimizer):
     """Whether the next `apply` updates the weights or only accumulates."""
     steps = optimizer.gradient_accumulation_steps
@@ -235,10 +257,21 @@ def inner_gradients(optimizer, gradients, variables):
     return gradients
 
 
-def zeros_like(variable, name):
-    """A `keras.Variable` of zeros, placed where another one is."""
+def averages(optimizer, variables):
+    """Pairs of the place of a variable and its moving average, if any."""
+    found = {}
+    for inner in [optimizer, *getattr(optimizer, "optimizers", [])]:
+        if inner.use_ema:
+            keys = map(inner._var_key, inner._trainable_variables)
+            found |= dict(zip(keys, inner._model_variables_moving_average))
+    keys = [optimizer._var_key(v) for v in variables]
+    return [(i, found[key]) for i, key in enumerate(keys) if key in found]
+
+
+def nan_like(variable, name):
+    """A `keras.Variable` full of NaN, placed where another one is."""
     return keras.Variable(
-        lambda shape, dtype: keras.ops.zeros(shape, dtype),
+        lambda shape, dtype: keras.ops.full(shape, float("nan"), dtype),
         shape=variable.shape,
         dtype=variable.dtype,
         trainable=False,

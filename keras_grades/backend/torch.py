@@ -11,6 +11,8 @@ from keras_grades.backend.private import find_grades_optimizer
 __all__ = [
     "check",
     "compiles",
+    "guard_state",
+    "keep_state",
     "max_rebuilds",
     "norms",
     "read",
@@ -62,6 +64,16 @@ def read(optimizer, model, output=None):
 def sync(model):
     """Variables are always up to date."""
     del model
+
+
+def guard_state(model):
+    """Nothing: the variables themselves are trained."""
+    del model
+
+
+def keep_state(model, arguments):
+    """Nothing: the variables themselves are trained."""
+    del model, arguments
 
 
 def check(model):

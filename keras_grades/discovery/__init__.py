@@ -8,6 +8,7 @@ block maps its width to another and back (`feed_forward`, `graph`).
 import collections
 import os
 import re
+from collections.abc import Callable
 
 import keras
 
@@ -19,8 +20,12 @@ from keras_grades.discovery.tree import layer_tree
 
 __all__ = ["find_components"]
 
+Choice = str | Callable[[Component], bool] | None
 
-def find_components(model, include=None, exclude=None):
+
+def find_components(
+    model: keras.Layer, include: Choice = None, exclude: Choice = None
+) -> ComponentList:
     """Finds the attention and feed-forward projections of a model.
 
     It looks at structure, not at families of models: what an attention layer

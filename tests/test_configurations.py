@@ -1,0 +1,114 @@
+"""Every configuration of `configurations.py`, against a plain loop."""
+
+import configurations
+import keras
+import numpy as np
+import pytest
+import reference
+import small
+
+import keras_grades
+
+GRACE = 4
+# Half of the components freeze when the grace period ends, the others never,
+# so that what is compared does not hang on the last bit of a statistic.
+FREEZING = r"query|attention_output|up"
+TAU = {FREEZING: 1e30, "": 1e-30}
+# A sample of each kind; `make test-all` runs the others, both ways.
+SAMPLE = (
+    "MultiOptimizer",
+    "use_ema, overwriting every 3 steps",
+    "gradient_accumulation_steps",
+    "steps_per_execution",
+    "endless generator",
+    "ModelCheckpoint",
+    "BatchNormalization, Dropout",
+)
+
+
+def cases():
+    for i, configuration in enumerate(configurations.ALL):
+        for recompile in ("always", "never"):
+            is_sampled = configuration.name in SAMPLE and (
+                recompile == ("always", "never")[i % 2]
+            )
+            marks = () if is_sampled else pytest.mark.long
+            yield pytest.param(
+                configuration,
+                recompile,
+                marks=marks,
+                id=f"{configuration}-{recompile}",
+            )
+
+
+@pytest.mark.parametrize(("configuration", "recompile"), cases())
+def test_same_as_a_plain_loop(configuration, recompile, tmp_path):
+    backend = keras.backend.backend()
+    if backend in configuration.unsupported:
+        pytest.skip(configuration.unsupported[backend])
+    frozen_at, trace, expected = run_reference(configuration)
+    assert 0 < np.count_nonzero(frozen_at) < len(frozen_at)
+    grades, actual = run_fit(configuration, recompile, tmp_path)
+    assert [c.frozen_at or 0 for c in grades.components] == frozen_at
+    np.testing.assert_allclose(
+        grades.trace["statistic"], trace, rtol=1e-3, atol=1e-6
+    )
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=configuration.tolerance)
+
+
+def run_reference(configuration):
+    """Freeze steps, statistics and final weights of the plain loop."""
+    model = configuration.model()
+    components = keras_grades.find_components(model)
+    make = configuration.plain_optimizer or configuration.optimizer
+    optimizer = make()
+    x, y = small.data(configurations.STEPS)
+    batches = configurations.batched(x, y)
+    if configuration.weights is not None:
+        weights = configurations.batched(configuration.weights(y), y)
+        batches = [(*batch, w) for batch, (w, _) in zip(batches, weights)]
+    _, tau = keras_grades.rule.Rule(TAU).thresholds(components)
+    trainable = list(model.trainable_variables)
+    frozen_at, trace = reference.train(
+        model,
+        optimizer,
+        configuration.loss(),
+        batches,
+        [c.variables for c in components],
+        tau=tau,
+        grace_steps=GRACE,
+        **configuration.reference,
+    )
+    frozen = [v for v in trainable if not v.trainable]
+    values = [np.copy(keras.ops.convert_to_numpy(v)) for v in frozen]
+    optimizer.finalize_variable_values(trainable)
+    for variable, value in zip(frozen, values):
+        variable.assign(value)
+    return frozen_at, trace, weights_of(model)
+
+
+def run_fit(configuration, recompile, folder):
+    model = configuration.model()
+    model.compile(
+        **{
+            "optimizer": configuration.optimizer(),
+            "loss": small.loss(),
+            **configuration.compile,
+        }
+    )
+    grades = keras_grades.GradES(
+        TAU, alpha=GRACE, recompile=recompile, verbose=0
+    )
+    others = configuration.callbacks(folder)
+    # First or last, in turns.
+    callbacks = (
+        [grades, *others] if recompile == "always" else [*others, grades]
+    )
+    x, y = small.data(configurations.STEPS)
+    model.fit(**configuration.fit(x, y), callbacks=callbacks, verbose=0)
+    return grades, weights_of(model)
+
+
+def weights_of(model):
+    return [np.copy(w) for w in model.get_weights()]

@@ -1,0 +1,272 @@
+"""Whatever goes wrong in `fit()`, wherever: nothing of the model is lost."""
+
+import functools
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+import small
+from hypothesis import strategies as st
+
+from keras_grades import GradES
+
+EPOCHS, BATCHES, BATCH = 3, 5, 4
+# Some freeze early, some late, so that the train step is rebuilt twice.
+TAU = {"block_0": 1e30, "block_1.*(query|up)": 1e30, "": 1e-30}
+ALPHA = 4
+HOOKS = (
+    "on_train_begin",
+    "on_epoch_begin",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_epoch_end",
+    "on_test_begin",
+    "on_train_end",
+)
+PLACES = (*HOOKS, "data", "rebuild", "train function")
+
+
+class Fault(Exception):
+    pass
+
+
+class FaultyCallback(keras.callbacks.Callback):
+    """Raises when one of its methods is called for the n-th time."""
+
+    def __init__(self, hook, n, error):
+        super().__init__()
+        calls = 0
+
+        def count(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == n:
+                raise error
+
+        setattr(self, hook, count)
+
+
+def data(n=None, error=None):
+    """A generator of the batches, which raises before its n-th."""
+    x, y = small.data(BATCHES, BATCH)
+    count = 0
+    while True:
+        for i in range(0, len(x), BATCH):
+            count += 1
+            if count == n:
+                raise error
+            yield x[i : i + BATCH], y[i : i + BATCH]
+
+
+def compiled():
+    model = small.transformer()
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1)
+    model.compile(optimizer, small.loss(), metrics=["accuracy"])
+    return model, optimizer
+
+
+def fit(model, *callbacks, batches=None):
+    return model.fit(
+        batches or data(),
+        steps_per_epoch=BATCHES,
+        epochs=EPOCHS,
+        validation_data=small.data(1),
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+
+
+class Weights(keras.callbacks.Callback):
+    def __init__(self, model):
+        super().__init__()
+        self.after = [copies(model)]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.after.append(copies(self.model))
+
+
+def copies(model):
+    return [np.copy(w) for w in model.get_weights()]
+
+
+@functools.cache
+def weights_after():
+    """The weights after each step of a run in which nothing goes wrong."""
+    model, _ = compiled()
+    weights = Weights(model)
+    fit(model, GradES(TAU, alpha=ALPHA, recompile="never", verbose=0), weights)
+    return weights.after
+
+
+def run_with_fault(model, grades, place, n, error):
+    """Whether `fit()` met the fault."""
+    callbacks, batches = [grades], None
+    patch = pytest.MonkeyPatch()
+    if place in HOOKS:
+        callbacks.insert(n % 2, FaultyCallback(place, n, error))
+    elif place == "data":
+        batches = data(n, error)
+    else:
+        raise_in_functions(patch, type(model), place, n, error)
+    with patch.context():
+        try:
+            fit(model, *callbacks, batches=batches)
+        except (Fault, KeyboardInterrupt) as raised:
+            assert raised is error
+            return True
+        except Exception as wrapped:
+            # TensorFlow wraps what a generator raises.
+            assert place == "data" and type(error).__name__ in str(wrapped)
+            return True
+        finally:
+            patch.undo()
+    return False
+
+
+def raise_in_functions(patch, model_class, place, n, error):
+    """Makes the n-th (re)build fail, or the n-th call of what it built."""
+    make = model_class.make_train_function
+    count = 0
+
+    def step(function):
+        def train_function(*args):
+            nonlocal count
+            count += 1
+            if count == n:
+                raise error
+            return function(*args)
+
+        return train_function
+
+    def faulty_make(self, force=False):
+        nonlocal count
+        if place == "rebuild":
+            count += 1
+            # The first two are those of the start of `fit()`.
+            if count == n + 2:
+                raise error
+        make(self, force=force)
+        if place == "train function" and force:
+            self.train_function = step(self.train_function)
+
+    patch.setattr(model_class, "make_train_function", faulty_make)
+
+
+def check_nothing_is_lost(model, optimizer, place):
+    steps, tolerance = int(optimizer.iterations), 1e-5
+    if place == "data" and keras.backend.backend() == "tensorflow":
+        # Of a step without data, TensorFlow still runs what needs none: it
+        # counts, and decays the weights.
+        steps, tolerance = steps - 1, 5e-3
+    for actual, expected in zip(copies(model), weights_after()[steps]):
+        np.testing.assert_allclose(actual, expected, atol=tolerance)
+    x, _ = small.data(1)
+    assert np.isfinite(model.predict(x, verbose=0)).all()
+
+
+def check_as_it_was(model, optimizer, attributes):
+    assert model.optimizer is optimizer
+    assert all(v.trainable for v in model.trainable_variables)
+    assert len(model.non_trainable_variables) == 0
+    assert model._compile_config.config["optimizer"] is optimizer
+    added = {
+        "_eval_epoch_iterator",
+        "_jax_state",
+        "history",
+        "stop_evaluating",
+        "stop_predicting",
+    }
+    assert set(vars(model)) - added <= attributes
+
+
+AFTERWARDS = ("restore", "fit", "compile", "save")
+
+
+def check_fault(place, n, kind, recompile, afterwards, tmp_path):
+    error = kind("injected")
+    model, optimizer = compiled()
+    grades = GradES(TAU, alpha=ALPHA, recompile=recompile, verbose=0)
+    attributes = set(vars(model))
+    met = run_with_fault(model, grades, place, n, error)
+    check_nothing_is_lost(model, optimizer, place)
+    if not met:
+        check_as_it_was(model, optimizer, attributes)
+        return
+    if afterwards == "save":
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        for a, b in zip(copies(loaded), copies(model)):
+            np.testing.assert_array_equal(a, b)
+        grades.restore()
+    elif afterwards == "restore":
+        grades.restore()
+    elif afterwards == "compile":
+        optimizer = keras.optimizers.SGD(0.01)
+        model.compile(optimizer, small.loss())
+    if afterwards != "fit":
+        check_as_it_was(model, optimizer, attributes | set(vars(model)))
+        assert "make_train_function" not in vars(model)
+    steps = int(optimizer.iterations)
+    again = GradES(1e30, alpha=3, verbose=0)
+    fit(model, again)
+    assert again.stopped_step == 3
+    np.testing.assert_array_equal(again.trace["step"], [1, 2, 3])
+    assert int(optimizer.iterations) == steps + 3
+    check_as_it_was(model, optimizer, attributes | {"_initial_epoch"})
+
+
+faults = st.fixed_dictionaries(
+    {
+        "place": st.sampled_from(PLACES),
+        "n": st.integers(1, EPOCHS * BATCHES),
+        "kind": st.sampled_from([Fault, KeyboardInterrupt]),
+        "recompile": st.sampled_from(["always", "never"]),
+        "afterwards": st.sampled_from(AFTERWARDS),
+    }
+)
+
+
+# One of each place, at a step after the first freeze, where there is one.
+@pytest.mark.parametrize(
+    ("place", "n", "afterwards"),
+    [
+        ("on_train_batch_begin", 5, "fit"),
+        ("data", 7, "save"),
+        ("rebuild", 1, "restore"),
+        ("train function", 5, "compile"),
+    ],
+)
+def test_one_fault(place, n, afterwards, tmp_path):
+    check_fault(place, n, Fault, "always", afterwards, tmp_path)
+
+
+@pytest.mark.long
+@hypothesis.settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+@hypothesis.given(fault=faults)
+def test_faults(fault, tmp_path):
+    check_fault(**fault, tmp_path=tmp_path)
+
+
+def test_context_manager_restores_at_once():
+    model, optimizer = compiled()
+    attributes = set(vars(model))
+    fault = FaultyCallback("on_train_batch_end", 6, Fault())
+    with (
+        pytest.raises(Fault),
+        GradES(TAU, alpha=ALPHA, recompile="always", verbose=0) as grades,
+    ):
+        fit(model, grades, fault)
+    assert any(c.frozen_at for c in grades.components)
+    check_as_it_was(model, optimizer, attributes)
+
+
+def test_two_at_once_are_refused():
+    model, _ = compiled()
+    with pytest.raises(ValueError, match="one of them only"):
+        fit(model, GradES(TAU, alpha=3), GradES(TAU, alpha=3))

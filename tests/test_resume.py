@@ -1,0 +1,313 @@
+"""Interrupted, saved, loaded, and gone on with: as if nothing had been."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import small
+
+import keras_grades
+from keras_grades import GradES
+
+EPOCHS, BATCHES, INTERRUPTED = 6, 5, 3
+# Some freeze before the interruption, some after it, some never.
+TAU = {"block_0.*(query|up)": 1e30, "block_1.*(value|down)": 1e30, "": 1e-30}
+ALPHA = 7
+
+
+def compiled(seed=0, **arguments):
+    model = small.transformer(seed=seed)
+    model.compile(
+        keras.optimizers.AdamW(0.01, weight_decay=0.1),
+        small.loss(),
+        **arguments,
+    )
+    return model
+
+
+def grades(**arguments):
+    arguments = {
+        "monitor": "gradient_change",
+        "recompile": "always",
+        "verbose": 0,
+        **arguments,
+    }
+    return GradES(**arguments)
+
+
+def fit(model, *callbacks, **arguments):
+    x, y = small.data(BATCHES)
+    arguments = {"epochs": EPOCHS, **arguments}
+    return model.fit(
+        x,
+        y,
+        batch_size=4,
+        shuffle=False,
+        callbacks=list(callbacks),
+        verbose=0,
+        **arguments,
+    )
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == INTERRUPTED:
+            raise KeyboardInterrupt
+
+
+SETTINGS = {
+    "at_once": {"tau": TAU, "alpha": ALPHA},
+    "after_the_interruption": {"tau": TAU, "alpha": 0.6},
+    "while_it_counts": {"tau": 1e30, "alpha": 3, "patience": 16},
+    "logically": {"tau": TAU, "alpha": ALPHA, "recompile": "never"},
+    "weight_change": {"tau": TAU, "alpha": ALPHA, "monitor": "weight_change"},
+}
+
+
+def each_setting(sample):
+    """All of them; `make test` takes one."""
+    return pytest.mark.parametrize(
+        "settings",
+        [
+            pytest.param(name, marks=() if name == sample else pytest.mark.long)
+            for name in SETTINGS
+        ],
+    )
+
+
+@functools.cache
+def uninterrupted(settings):
+    model, callback = compiled(), grades(**SETTINGS[settings])
+    fit(model, callback)
+    return callback, model, [np.copy(w) for w in model.get_weights()]
+
+
+def interrupted(settings, *callbacks):
+    model, callback = compiled(), grades(**SETTINGS[settings])
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, callback, *callbacks, Interrupt())
+
+
+def check_same(callback, model, settings):
+    expected, expected_model, expected_weights = uninterrupted(settings)
+    frozen_at = [c.frozen_at for c in callback.components]
+    assert frozen_at == [c.frozen_at for c in expected.components]
+    assert any(frozen_at)
+    assert callback.stopped_step == expected.stopped_step
+    assert callback.total_steps == expected.total_steps
+    steps = callback.trace["step"]
+    assert steps[0] == INTERRUPTED * BATCHES + 1
+    np.testing.assert_allclose(
+        callback.trace["statistic"],
+        expected.trace["statistic"][-len(steps) :],
+        rtol=1e-3,
+        atol=1e-6,
+    )
+    for a, b in zip(model.get_weights(), expected_weights):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert int(model.optimizer.iterations) == int(
+        expected_model.optimizer.iterations
+    )
+    assert isinstance(model.optimizer, keras.optimizers.AdamW)
+
+
+@each_setting(sample="at_once")
+def test_backup_and_restore(settings, tmp_path):
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    interrupted(settings, backup())
+    model, callback = compiled(seed=1), grades(**SETTINGS[settings])
+    fit(model, callback, backup())
+    check_same(callback, model, settings)
+
+
+def test_backup_and_restore_before_grades(tmp_path):
+    """It would load before GradES is there: refused before the first step."""
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    settings = "at_once"
+    interrupted(settings, backup)
+    model = compiled(seed=1)
+    optimizer = model.optimizer
+    with (
+        pytest.warns(UserWarning, match="Skipping variable loading"),
+        pytest.raises(ValueError, match="Put GradES first"),
+    ):
+        fit(model, backup, grades(**SETTINGS[settings]))
+    assert int(optimizer.iterations) == 0
+
+
+@each_setting(sample="after_the_interruption")
+def test_model_saved_during_training(settings, tmp_path):
+    path = tmp_path / "{epoch}.keras"
+    interrupted(settings, keras.callbacks.ModelCheckpoint(path))
+    model = keras.saving.load_model(tmp_path / f"{INTERRUPTED}.keras")
+    assert isinstance(model.optimizer, keras_grades.GradESOptimizer)
+    callback = grades(**SETTINGS[settings])
+    fit(model, callback, initial_epoch=INTERRUPTED)
+    check_same(callback, model, settings)
+
+
+@each_setting(sample="while_it_counts")
+def test_weights_saved_during_training(settings, tmp_path):
+    path = tmp_path / "{epoch}.weights.h5"
+    interrupted(
+        settings, keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+    )
+    model, callback = compiled(seed=1), grades(**SETTINGS[settings])
+    load = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: model.load_weights(
+            tmp_path / f"{INTERRUPTED}.weights.h5"
+        )
+    )
+    fit(model, callback, load, initial_epoch=INTERRUPTED)
+    check_same(callback, model, settings)
+
+
+@pytest.mark.long
+def test_accumulated_gradients_are_resumed(tmp_path):
+    """Five micro-batches an epoch, two an update: one is left over."""
+
+    def run(model, *callbacks, **arguments):
+        callback = grades(tau=TAU, alpha=4, monitor="gradient")
+        fit(model, callback, *callbacks, **arguments)
+        return [c.frozen_at for c in callback.components]
+
+    def accumulating(seed):
+        model = small.transformer(seed=seed)
+        adam = keras.optimizers.Adam(0.01, gradient_accumulation_steps=2)
+        model.compile(adam, small.loss())
+        return model
+
+    whole = accumulating(seed=0)
+    expected = run(whole)
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        run(accumulating(seed=0), backup, Interrupt())
+    model = accumulating(seed=1)
+    assert run(model, backup) == expected
+    for a, b in zip(model.get_weights(), whole.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.long
+def test_loss_scaling_is_saved_with_it(tmp_path):
+    model = small.transformer()
+    scaled = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(0.01), initial_scale=64.0
+    )
+    model.compile(scaled, small.loss())
+    path = tmp_path / "{epoch}.keras"
+    fit(
+        model,
+        grades(tau=TAU, alpha=4),
+        keras.callbacks.ModelCheckpoint(path),
+        epochs=2,
+    )
+    assert not isinstance(scaled.inner_optimizer, keras_grades.GradESOptimizer)
+    loaded = keras.saving.load_model(tmp_path / "1.keras")
+    inner = loaded.optimizer.inner_optimizer
+    assert isinstance(inner, keras_grades.GradESOptimizer)
+    callback = grades(tau=TAU, alpha=4)
+    fit(loaded, callback, epochs=2, initial_epoch=1)
+    assert loaded.optimizer.inner_optimizer is inner.inner_optimizer
+    for a, b in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_first_epoch_without_a_checkpoint():
+    """Then the run is what remains: the grace period is a share of that."""
+    callback = grades(tau=1e30, alpha=0.5)
+    fit(compiled(), callback, initial_epoch=2)
+    assert callback.total_steps == 4 * BATCHES
+    assert callback.stopped_step == 2 * BATCHES
+
+
+LOAD = """
+import json, sys
+if {without}:
+    sys.modules["keras_grades"] = None  # Importing it fails.
+else:
+    import keras_grades
+import keras
+model = keras.saving.load_model(sys.argv[1])
+optimizer = model.optimizer
+print(json.dumps([type(optimizer).__name__, int(optimizer.iterations)]))
+"""
+
+
+def load_in_new_process(path, without):
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD.format(without=without), path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_files_in_a_new_process(tmp_path):
+    model = compiled()
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "during.keras")
+    fit(model, grades(tau=TAU, alpha=3), checkpoint, epochs=1)
+    model.save(tmp_path / "after.keras")
+    after = load_in_new_process(tmp_path / "after.keras", without=True)
+    assert after == ["AdamW", BATCHES]
+    during = load_in_new_process(tmp_path / "during.keras", without=False)
+    assert during == ["GradESOptimizer", BATCHES]
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"components": "block_0"}, "of 12 components, and GradES tracks 6"),
+    ],
+)
+def test_another_selection_is_refused(other, says, tmp_path):
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    interrupted("while_it_counts", backup)
+    callback = grades(tau=1e30, alpha=3, **other)
+    with pytest.raises(ValueError, match=says):
+        fit(compiled(), callback, backup)
+
+
+def test_another_order_is_refused():
+    model = small.transformer()
+    components = keras_grades.find_components(model)
+
+    def built(components):
+        optimizer = keras_grades.GradESOptimizer(
+            keras.optimizers.SGD(0.1), components, tau=1.0, alpha=0
+        )
+        optimizer.build(model.trainable_variables)
+        return optimizer
+
+    state = {}
+    built(components).save_own_variables(state)
+    built(components).load_own_variables(state)
+    with pytest.raises(ValueError, match="in another order"):
+        built(components[::-1]).load_own_variables(state)
+
+
+def test_a_file_without_freeze_state_is_refused(tmp_path):
+    plain = compiled()
+    fit(plain, epochs=1)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    model = compiled()
+    load = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: model.load_weights(
+            tmp_path / "plain.weights.h5"
+        )
+    )
+    with pytest.raises(ValueError, match="saved without GradES"):
+        fit(model, grades(tau=TAU, alpha=3), load)
+    # Before GradES is there it can be loaded.
+    model = compiled()
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(tmp_path / "plain.weights.h5")
+    fit(model, grades(tau=TAU, alpha=3))
+    assert int(model.optimizer.iterations) == (1 + EPOCHS) * BATCHES
