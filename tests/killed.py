@@ -1,8 +1,9 @@
 """Trains with a checkpoint an epoch, and goes on from the newest one.
 
-    python killed.py FOLDER
+    python killed.py FOLDER [EPOCHS]
 
-Writes `started` when training begins, and `result.npz` at its end.
+Writes `started` when training begins, and `result.npz` at its end; or ends
+all of a sudden after so many epochs.
 `test_killed.py` kills it in between.
 """
 
@@ -20,6 +21,16 @@ import keras_grades
 EPOCHS, BATCHES = 8, 6
 # Some freeze in the first epochs, some in the last ones, some never.
 TAU = {"block_0.*(query|up)": 1e30, "block_1.*(value|down)": 0.09, "": 1e-30}
+
+
+class Die(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epochs:
+            os._exit(0)
 
 
 class Slowly(keras.callbacks.Callback):
@@ -47,7 +58,7 @@ def load_newest(folder):
     return model, 0
 
 
-def train(folder):
+def train(folder, epochs=None):
     model, epoch = load_newest(folder)
     grades = keras_grades.GradES(
         TAU,
@@ -70,6 +81,7 @@ def train(folder):
             grades,
             keras.callbacks.ModelCheckpoint(folder / "{epoch:03d}.keras"),
             Slowly(folder / "started"),
+            Die(epochs),
         ],
     )
     return {
@@ -81,6 +93,6 @@ def train(folder):
 
 if __name__ == "__main__":
     folder = pathlib.Path(sys.argv[1])
-    result = train(folder)
+    result = train(folder, *map(int, sys.argv[2:]))
     np.savez(folder / "unfinished.npz", **result)
     os.replace(folder / "unfinished.npz", folder / "result.npz")

@@ -1,11 +1,13 @@
 """A training that is killed again and again ends as one that is not."""
 
+import os
 import pathlib
 import random
 import subprocess
 import sys
 import time
 
+import keras
 import killed
 import numpy as np
 import pytest
@@ -50,17 +52,36 @@ def kill_until_it_ends(folder, lives):
     return kills
 
 
-def check(actual, expected):
+def check(actual, expected, tolerance=1e-5):
     frozen_at = expected["frozen_at"]
     assert 0 < np.count_nonzero(frozen_at) < len(frozen_at)
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_allclose(actual[name], value, atol=1e-5)
+        np.testing.assert_allclose(actual[name], value, atol=tolerance)
 
 
 def test_killed_once(expected, tmp_path):
     assert kill_until_it_ends(tmp_path, [LONGEST_LIFE / 2]) == 1
     check(load(tmp_path), expected)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax",
+    reason="it starts a process for each backend by itself",
+)
+def test_backends_take_turns(expected, tmp_path):
+    """What one has saved, the next goes on with."""
+    for backend, *epochs in (
+        ("tensorflow", "2"),
+        ("jax", "5"),
+        ("torch",),
+    ):
+        subprocess.run(
+            [sys.executable, SCRIPT, tmp_path, *epochs],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            check=True,
+        )
+    check(load(tmp_path), expected, tolerance=1e-4)
 
 
 @pytest.mark.long
