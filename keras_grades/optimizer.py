@@ -586,6 +586,16 @@ def _check_inner_optimizer(optimizer):
             "gradients. Use `LossScaleOptimizer(GradESOptimizer(inner))`. "
             "Received: a `LossScaleOptimizer` as `inner_optimizer`."
         )
+    if any(
+        inner.gradient_accumulation_steps
+        for inner in getattr(optimizer, "optimizers", [])
+    ):
+        raise ValueError(
+            "The optimizers in a `MultiOptimizer` must not accumulate "
+            "gradients: there is no one step then. Give "
+            "`gradient_accumulation_steps` to none of them. Received: "
+            f"inner_optimizer={optimizer!r}"
+        )
     if isinstance(optimizer, GradESOptimizer):
         raise ValueError(
             "A `GradESOptimizer` cannot wrap another one. Received: "

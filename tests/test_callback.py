@@ -225,6 +225,56 @@ def test_same_callback_twice():
     assert int(model.optimizer.iterations) == 8
 
 
+def test_compiled_again_in_between():
+    model, grades = compiled(), GradES(HUGE, alpha=4, verbose=0)
+    fit(model, grades)
+    sgd = keras.optimizers.SGD(0.01)
+    model.compile(sgd, small.loss())
+    fit(model, grades)
+    assert model.optimizer is sgd
+    assert int(sgd.iterations) == grades.stopped_step == 4
+
+
+def test_train_on_batch():
+    """A model that is compiled with the optimizer needs no callback."""
+    model = small.transformer()
+    components = keras_grades.find_components(model)
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.SGD(0.05, momentum=0.9), components, HUGE, alpha=2
+    )
+    model.compile(optimizer, small.loss())
+    x, y = small.data(4)
+    values = []
+    for i in range(0, len(x), 4):
+        model.train_on_batch(x[i : i + 4], y[i : i + 4])
+        values.append([np.copy(w) for w in model.get_weights()])
+    assert float(optimizer.frozen_ratio) == 1.0
+    tracked = {id(v) for c in components for v in c.variables}
+    for variable, before, after in zip(model.weights, values[1], values[3]):
+        is_frozen = np.array_equal(before, after)
+        assert is_frozen == (id(variable) in tracked)
+
+
+def test_goes_on_with_an_optimizer_that_is_there():
+    """`GradES` takes over what a `GradESOptimizer` has begun."""
+    model = small.transformer()
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.SGD(0.05),
+        keras_grades.find_components(model),
+        {"block_0": HUGE, "": TINY},
+        alpha=2,
+    )
+    model.compile(optimizer, small.loss())
+    x, y = small.data(3)
+    for i in range(0, len(x), 4):
+        model.train_on_batch(x[i : i + 4], y[i : i + 4])
+    grades = GradES({"block_0": TINY, "": HUGE}, alpha=5, verbose=0)
+    fit(model, grades)
+    frozen_at = [c.frozen_at for c in grades.components]
+    assert frozen_at == [2] * 6 + [5] * 6
+    assert model.optimizer is optimizer.inner_optimizer
+
+
 def test_after_an_interruption():
     class Interrupt(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -590,6 +640,15 @@ def test_optimizer_is_a_keras_optimizer():
             ),
             ValueError,
             "cannot wrap another",
+        ),
+        (
+            lambda c: keras.optimizers.MultiOptimizer(
+                keras.optimizers.OptimizerMap(
+                    keras.optimizers.SGD(gradient_accumulation_steps=2)
+                )
+            ),
+            ValueError,
+            "must not accumulate",
         ),
     ],
 )
