@@ -219,22 +219,14 @@ def arrays(**arguments):
     return fit
 
 
-TORCH_COMPILES_SLOWLY = {
-    TORCH: "tested in `test_hot_path.py` only: it compiles for minutes"
-}
-
 FIT = [
     Configuration("run_eagerly", compile={"run_eagerly": True}),
-    Configuration(
-        "jit_compile=True",
-        compile={"jit_compile": True},
-        unsupported=TORCH_COMPILES_SLOWLY,
-    ),
+    Configuration("jit_compile=True", compile={"jit_compile": True}),
     Configuration("jit_compile=False", compile={"jit_compile": False}),
     Configuration(
         "steps_per_execution",
         compile={"steps_per_execution": 5},
-        unsupported={TORCH: "Keras ignores it on PyTorch"},
+        unsupported={TORCH: "no: Keras allows 1 only"},
     ),
     Configuration(
         "sample weights",

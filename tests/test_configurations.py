@@ -1,5 +1,7 @@
 """Every configuration of `configurations.py`, against a plain loop."""
 
+import functools
+
 import configurations
 import keras
 import numpy as np
@@ -39,6 +41,19 @@ def cases():
                 marks=marks,
                 id=f"{configuration}-{recompile}",
             )
+
+
+@pytest.fixture(autouse=True)
+def _dynamo_without_inductor(monkeypatch):
+    """On PyTorch the graphs are traced, but run as they are.
+
+    To compile them takes minutes, and makes no other decisions.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        compile_eagerly = functools.partial(torch.compile, backend="eager")
+        monkeypatch.setattr(torch, "compile", compile_eagerly)
 
 
 @pytest.mark.parametrize(("configuration", "recompile"), cases())
