@@ -30,7 +30,7 @@ def table():
             rows.setdefault(why_not, []).append(configuration.name)
         for cells, names in rows.items():
             lines.append(
-                f"| {group}: {', '.join(names)} | {' | '.join(cells)} |"
+                f"| {group}: {'; '.join(names)} | {' | '.join(cells)} |"
             )
     return "\n".join(lines) + "\n"
 
