@@ -385,7 +385,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             v for v in self._trainable_variables if self._var_key(v) not in keys
         ]
         for i, average in private.averages(self.inner_optimizer, gone):
-            average.assign(gone[i])
+            # A copy: JAX gives no buffer away twice.
+            average.assign(ops.copy(gone[i]))
         self._previous = {k: v for k, v in self._previous.items() if k in keys}
         self._undo_narrow = (
             private.narrow(self, variables),

@@ -263,7 +263,7 @@ def set_rate(step, optimizer):
 
 class RateByStep(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
-        self._model.optimizer.learning_rate = rate_of_step(batch)
+        self.model.optimizer.learning_rate = rate_of_step(batch)
 
 
 def callbacks(make, name, **arguments):
