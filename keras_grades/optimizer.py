@@ -367,7 +367,11 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         _assign(self.frozen_at, frozen_at, is_update)
 
     def _count_step(self, is_update):
-        _assign(self._iterations, self._iterations + 1, is_update)
+        # True, and known only when the step has been decided: where data of
+        # unknown length ends, TensorFlow still runs what needs no data.
+        is_decided = ops.min(self.frozen_at) >= 0
+        step = self._iterations + ops.cast(is_decided, self._iterations.dtype)
+        _assign(self._iterations, step, is_update)
 
     @private.no_automatic_dependency_tracking
     def narrow(self, variables):

@@ -337,3 +337,16 @@ def test_a_component_without_a_gradient_at_some_steps():
         reference.apply(optimizer, grads, variables)
     frozen_at = keras.ops.convert_to_numpy(optimizer.frozen_at)
     np.testing.assert_array_equal(frozen_at, [4] + [2] * 11)
+
+
+def test_data_of_unknown_length():
+    """Its end is no step."""
+    x, y = small.data(BATCHES, BATCH)
+    grades = GradES(TINY, alpha=3, verbose=0)
+    model = compiled()
+    model.fit(
+        ((x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, len(x), BATCH)),
+        callbacks=[grades],
+        verbose=0,
+    )
+    np.testing.assert_array_equal(grades.trace["step"], 1 + np.arange(BATCHES))
