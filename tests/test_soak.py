@@ -22,27 +22,42 @@ def resident_bytes():
     return int(STATM.read_text().split()[1]) * PAGE
 
 
+def compiled():
+    model = small.transformer(blocks=1)
+    model.compile(keras.optimizers.AdamW(1e-3), small.loss())
+    return model
+
+
+def batches():
+    x, y = small.data(BATCHES)
+    while True:
+        for i in range(0, len(x), 4):
+            yield x[i : i + 4], y[i : i + 4]
+
+
+def growth(cycle):
+    """Bytes that a cycle adds, once everything is warm."""
+    used = []
+    for _ in range(CYCLES):
+        cycle()
+        used.append(resident_bytes())
+    print("MiB:", [round(u / 2**20) for u in used])
+    return np.polyfit(range(CYCLES - WARM_UP), used[WARM_UP:], 1)[0], used[-1]
+
+
 @pytest.mark.long
 @pytest.mark.skipif(not STATM.exists(), reason="it reads Linux's /proc")
 def test_memory_is_flat():
-    model = small.transformer(blocks=1)
-    model.compile(keras.optimizers.AdamW(1e-3), small.loss())
-    x, y = small.data(BATCHES)
-    batches = [(x[i : i + 4], y[i : i + 4]) for i in range(0, len(x), 4)]
+    model = compiled()
 
-    def endless():
-        while True:
-            yield from batches
-
-    used = []
-    for _ in range(CYCLES):
+    def cycle():
         # Half of the matrices freeze, and the step is rebuilt; later the rest.
         tau = {"query|value|up": 1e30, "": 1e-30}
         rebuilt = GradES(tau, alpha=STEPS // 4, recompile="always", verbose=0)
         stopped = GradES(1e30, alpha=STEPS // 2, verbose=0)
         for callback in (rebuilt, stopped):
             model.fit(
-                endless(),
+                batches(),
                 steps_per_epoch=BATCHES,
                 epochs=STEPS // 2 // BATCHES,
                 callbacks=[callback],
@@ -50,8 +65,25 @@ def test_memory_is_flat():
             )
         assert sum(c.frozen_at == STEPS // 4 for c in rebuilt.components) == 3
         assert stopped.stopped_step == STEPS // 2
-        used.append(resident_bytes())
+
+    slope, used = growth(cycle)
     assert int(model.optimizer.iterations) == CYCLES * STEPS == 20_000
-    growth = np.polyfit(range(CYCLES - WARM_UP), used[WARM_UP:], 1)[0]
-    print([round(u / 2**20) for u in used], f"{growth / 2**20:.2f} MiB a cycle")
-    assert growth * CYCLES < 0.05 * used[WARM_UP]
+    # TensorFlow keeps what it has traced: a train function for each fit()
+    # here, and one for the rebuild, all somewhat larger than a plain one.
+    allowed = 3 * bytes_of_a_train_function() if is_tensorflow() else 0
+    assert slope < 1.5 * allowed + 0.05 * used / CYCLES
+
+
+def is_tensorflow():
+    return keras.backend.backend() == "tensorflow"
+
+
+def bytes_of_a_train_function():
+    """What plain Keras loses when a train function is made anew."""
+    model = compiled()
+
+    def cycle():
+        model.make_train_function(force=True)
+        model.fit(batches(), steps_per_epoch=2, verbose=0)
+
+    return growth(cycle)[0]
