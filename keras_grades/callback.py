@@ -378,7 +378,8 @@ class GradES(keras.callbacks.Callback):
         self._look()
 
     def on_train_end(self, logs=None):
-        self._look()
+        if self._has_begun:
+            self._look()
         self.restore()
         frozen = np.count_nonzero(self._frozen())
         ended = "ended" if self.stopped_step is None else "stopped"

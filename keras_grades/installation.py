@@ -37,6 +37,7 @@ class Installation:
         self.optimizer = optimizer
         self._after_step = after_step
         self._place = private.optimizer_place(model)
+        self._found = private.find_grades_optimizer(model)
         self._train_step = model.train_step
         self._train_function = model.train_function
         self._flipped = []
@@ -44,6 +45,8 @@ class Installation:
     def put_on(self):
         """Installs; from here on, `take_off` undoes all of it."""
         model = self.model
+        # What the user has put there comes back.
+        self._own = {n: vars(model)[n] for n in INSTALLED if n in vars(model)}
         model._grades_installation = self
         setattr(*self._place, self.optimizer)
         self._saved_with = private.save_with(model, self.optimizer)
@@ -86,13 +89,14 @@ class Installation:
             nonlocal is_first_call
             began = time.perf_counter() if is_first_call else None
             is_first_call = False
+            output = None
             try:
                 output = train_function(*args)
+                self._after_step(output, began)
             except BaseException as error:
-                backend.keep_state(self.model, args)
+                backend.keep_state(self.model, args, output)
                 self.check_flags(error)
                 raise
-            self._after_step(output, began)
             return output
 
         return reporting_train_function
@@ -133,15 +137,23 @@ class Installation:
         for name in INSTALLED:
             if name in vars(model):
                 delattr(model, name)
+        for name, value in self._own.items():
+            setattr(model, name, value)
         if getattr(*self._place) is self.optimizer:
             setattr(*self._place, self.optimizer.inner_optimizer)
-            private.save_with(model, self._saved_with)
+            # It may have been compiled with a `GradESOptimizer`.
+            saved_with = self._saved_with
+            if saved_with is self._found:
+                saved_with = self.optimizer.inner_optimizer
+            private.save_with(model, saved_with)
         self.optimizer.widen()
         if restore_trainable:
             for variable in self._flipped:
                 variable.trainable = True
         # With other flags, the function of an earlier `fit()` does not fit.
-        unchanged = restore_trainable or not self._flipped
+        unchanged = self._found is None and (
+            restore_trainable or not self._flipped
+        )
         model.train_function = self._train_function if unchanged else None
 
 

@@ -281,10 +281,11 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         backend.update_active(
             update, [grads[i] for i in at], may_freeze, frozen
         )
-        self._keep_averages(may_freeze, frozen)
         # 3. Decide.
         of = np.array([groups[i] for i in measured], "int32")
         self._decide(self._statistic(change(), of), is_update)
+        frozen = ops.take(self._frozen(), np.array([groups[i] for i in at]))
+        self._keep_averages(may_freeze, frozen)
         self._count_step(is_update)
 
     def _keep_averages(self, variables, frozen):

@@ -10,6 +10,7 @@ import small
 from hypothesis import strategies as st
 
 from keras_grades import GradES
+from keras_grades import backend
 
 EPOCHS, BATCHES, BATCH = 3, 5, 4
 # Some freeze early, some late, so that the train step is rebuilt twice.
@@ -270,3 +271,34 @@ def test_two_at_once_are_refused():
     model, _ = compiled()
     with pytest.raises(ValueError, match="one of them only"):
         fit(model, GradES(TAU, alpha=3), GradES(TAU, alpha=3))
+
+
+def test_fault_while_the_state_is_read(monkeypatch):
+    """The step is done, and its weights are kept."""
+    model, optimizer = compiled()
+    attributes = set(vars(model))
+    read, calls = backend.read, []
+
+    def faulty_read(*args):
+        calls.append(1)
+        if len(calls) == 6:
+            raise Fault
+        return read(*args)
+
+    monkeypatch.setattr(backend, "read", faulty_read)
+    grades = GradES(TAU, alpha=ALPHA, recompile="never", verbose=0)
+    with pytest.raises(Fault):
+        fit(model, grades)
+    grades.restore()
+    assert int(optimizer.iterations) > 0
+    check_nothing_is_lost(model, optimizer, "look", 0)
+    check_as_it_was(model, optimizer, attributes)
+
+
+def test_what_the_user_has_put_on_the_model_stays():
+    model, _ = compiled()
+    own = model.train_step
+    model.train_step = lambda *args: own(*args)
+    mine = model.train_step
+    fit(model, GradES(TAU, alpha=ALPHA, verbose=0))
+    assert model.train_step is mine

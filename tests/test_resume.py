@@ -311,3 +311,25 @@ def test_a_file_without_freeze_state_is_refused(tmp_path):
     model.load_weights(tmp_path / "plain.weights.h5")
     fit(model, grades(tau=TAU, alpha=3))
     assert int(model.optimizer.iterations) == (1 + EPOCHS) * BATCHES
+
+
+def test_saved_again_after_a_resume(tmp_path):
+    """With its own optimizer, as after any training."""
+    path = tmp_path / "{epoch}.keras"
+    interrupted("at_once", keras.callbacks.ModelCheckpoint(path))
+    model = keras.saving.load_model(tmp_path / f"{INTERRUPTED}.keras")
+    fit(model, grades(**SETTINGS["at_once"]), initial_epoch=INTERRUPTED)
+    model.save(tmp_path / "after.keras")
+    again = keras.saving.load_model(tmp_path / "after.keras")
+    assert isinstance(again.optimizer, keras.optimizers.AdamW)
+    assert int(again.optimizer.iterations) == EPOCHS * BATCHES
+    fit(again, epochs=1)
+
+
+def test_nothing_is_left_to_train():
+    model = compiled()
+    optimizer = model.optimizer
+    callback = grades(**SETTINGS["at_once"])
+    fit(model, callback, initial_epoch=EPOCHS)
+    assert model.optimizer is optimizer
+    assert len(callback.trace["step"]) == 0

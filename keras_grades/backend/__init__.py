@@ -9,7 +9,7 @@ Each backend's module has the same functions:
 - `read(optimizer, model, output)`: the optimizer's state, on the host.
 - `sync(model)`: brings the variables up to date in the middle of `fit()`.
 - `guard_state(model)`: has variables written back to where they came from.
-- `keep_state(model, arguments)`: what to save when a train function raises.
+- `keep_state(model, arguments, output)`: saves the weights after an error.
 - `check(model)`: refuses what cannot be done right.
 - `compiles(model)`: whether to rebuild the train step costs a compilation.
 - `max_rebuilds(model)`: how often it may be rebuilt in one `fit()`.

@@ -90,31 +90,41 @@ def guard_state(model):
         # The state of `evaluate()` is taken and written back at once.
         is_of_training = "optimizer_variables" in state
         if is_of_training and not model._jax_state_synced:
-            values = [value for name in names for value in state.pop(name)]
+            # Written back once: afterwards they may have been given away.
+            values = [v for name in names for v in state.pop(name, [])]
             for variable, value in zip(variables, values):
                 variable.assign(value)
         type(model).jax_state_sync(model)
 
+    jax_state_sync.variables = variables
     model.jax_state_sync = jax_state_sync
 
 
-def keep_state(model, arguments):
-    """Writes back the state that a train function was given when it raised.
+def keep_state(model, arguments, output):
+    """Writes back the state of a step that was not finished, or not seen.
 
     While a step runs the variables are empty, and what Keras would write
     back is the state before the last rebuild, or none at all.
+
+    Args:
+        model: The model.
+        arguments: What the train function was given, `(state, iterator)`.
+        output: What it returned, `(logs, state)`, or None.
     """
     state, _ = arguments
+    if output is not None:
+        _, state = output
     if any(value.is_deleted() for value in jax.tree.leaves(state)):
         return
-    variables = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    for variable, value in zip(sum(variables, []), sum(state, [])):
-        variable.assign(value)
+    weights = model.jax_state_sync.variables
+    trainable, non_trainable, optimizer, metrics = state
+    for variables, values in (
+        (weights, [*trainable, *non_trainable]),
+        (model.optimizer.variables, optimizer),
+        (model.metrics_variables, metrics),
+    ):
+        for variable, value in zip(variables, values):
+            variable.assign(value)
     model._jax_state_synced = True
 
 

@@ -78,9 +78,9 @@ def guard_state(model):
     del model
 
 
-def keep_state(model, arguments):
+def keep_state(model, arguments, output):
     """Nothing: the variables themselves are trained."""
-    del model, arguments
+    del model, arguments, output
 
 
 def check(model):
