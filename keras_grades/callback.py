@@ -222,6 +222,8 @@ class GradES(keras.callbacks.Callback):
         self._has_begun = False
         self._trace = Trace(0, len(self.components), rule.interval)
         self._batches = 0
+        if saved:
+            _unwrap(model)
         self._installation = Installation(model, optimizer, self._after_step)
         self._installation.put_on()
 
@@ -495,6 +497,16 @@ def _check_ratio(ratio):
             "components at which training stops. Received: "
             f"max_frozen_ratio={ratio!r}"
         )
+
+
+def _unwrap(model):
+    """Takes off a `GradESOptimizer` for good: its state has been taken over."""
+    place = private.optimizer_place(model)
+    inner = getattr(*place).inner_optimizer
+    setattr(*place, inner)
+    private.save_with(model, inner)
+    # It may have traced the other optimizer.
+    model.train_function = None
 
 
 def _check_restored(model, optimizer, epoch):

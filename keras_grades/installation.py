@@ -9,6 +9,7 @@ from keras_grades.train_step import GradESMixin
 
 # What is put on the instance, before what its class has.
 INSTALLED = (
+    "_get_jax_state",
     "_grades_installation",
     "compile",
     "fit",
@@ -37,7 +38,6 @@ class Installation:
         self.optimizer = optimizer
         self._after_step = after_step
         self._place = private.optimizer_place(model)
-        self._found = private.find_grades_optimizer(model)
         self._train_step = model.train_step
         self._train_function = model.train_function
         self._flipped = []
@@ -54,6 +54,7 @@ class Installation:
         # next that is asked of the model finds it as it was.
         model.compile = self._after_take_off("compile")
         model.fit = self._after_take_off("fit")
+        backend.guard_state(model)
         model.make_train_function = self._make_train_function
         model.make_train_function(force=True)
 
@@ -79,7 +80,6 @@ class Installation:
         type(model).make_train_function(model, force=True)
         model.train_function = self._reporting(model.train_function)
         self._trainable = _ids(model.trainable_variables)
-        backend.guard_state(model)
 
     def _reporting(self, train_function):
         """Calls `after_step(output, first_call_began)` after each call."""
@@ -141,19 +141,13 @@ class Installation:
             setattr(model, name, value)
         if getattr(*self._place) is self.optimizer:
             setattr(*self._place, self.optimizer.inner_optimizer)
-            # It may have been compiled with a `GradESOptimizer`.
-            saved_with = self._saved_with
-            if saved_with is self._found:
-                saved_with = self.optimizer.inner_optimizer
-            private.save_with(model, saved_with)
+            private.save_with(model, self._saved_with)
         self.optimizer.widen()
         if restore_trainable:
             for variable in self._flipped:
                 variable.trainable = True
         # With other flags, the function of an earlier `fit()` does not fit.
-        unchanged = self._found is None and (
-            restore_trainable or not self._flipped
-        )
+        unchanged = restore_trainable or not self._flipped
         model.train_function = self._train_function if unchanged else None
 
 

@@ -277,21 +277,27 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         )
         # 2. The update of this step is applied, to all that is still active.
         may_freeze = [variables[i] for i in at]
-        frozen = ops.take(self._frozen(), np.array([groups[i] for i in at]))
+        of_group = np.array([groups[i] for i in at])
         backend.update_active(
-            update, [grads[i] for i in at], may_freeze, frozen
+            update,
+            [grads[i] for i in at],
+            may_freeze,
+            ops.take(self._frozen(), of_group),
         )
         # 3. Decide.
         of = np.array([groups[i] for i in measured], "int32")
         self._decide(self._statistic(change(), of), is_update)
-        frozen = ops.take(self._frozen(), np.array([groups[i] for i in at]))
-        self._keep_averages(may_freeze, frozen)
+        self._keep_averages(may_freeze, of_group)
         self._count_step(is_update)
 
-    def _keep_averages(self, variables, frozen):
+    def _keep_averages(self, variables, of_group):
         """The moving average of what does not move is what it is."""
-        for i, average in private.averages(self.inner_optimizer, variables):
-            _assign(average, ops.convert_to_tensor(variables[i]), frozen[i])
+        averages = private.averages(self.inner_optimizer, variables)
+        if averages:
+            frozen = ops.take(self._frozen(), of_group)
+            for i, average in averages:
+                value = ops.convert_to_tensor(variables[i])
+                _assign(average, value, frozen[i])
 
     def _frozen(self):
         """Whether frozen: each component, then each of the followers."""
@@ -451,11 +457,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             for key, v in self._previous.items()
         }
         return {
-            "step": self._iterations,
+            **self.state,
             "statistic": self.statistic,
             "below": self.below,
-            "frozen_at": self.frozen_at,
-            "trace": self.trace,
             **previous,
         }
 

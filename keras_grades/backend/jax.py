@@ -76,27 +76,40 @@ def sync(model):
     model.jax_state_sync()
 
 
+# What Keras takes of a model for a step, in this order.
+STATE = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+
+
 def guard_state(model):
     """Makes Keras write the state back to the variables that it came from.
 
     It would go by the flags of the moment, which may have been changed since
     the state was taken, and hand values to the wrong variables.
     """
-    names = ("trainable_variables", "non_trainable_variables")
-    variables = [v for name in names for v in getattr(model, name)]
+    weights = STATE[:2]
+    taken_from = {}
+
+    def get_jax_state(**arguments):
+        taken_from.update({name: getattr(model, name) for name in weights})
+        return type(model)._get_jax_state(model, **arguments)
 
     def jax_state_sync():
-        state = getattr(model, "_jax_state", None) or {}
-        # The state of `evaluate()` is taken and written back at once.
-        is_of_training = "optimizer_variables" in state
-        if is_of_training and not model._jax_state_synced:
-            # Written back once: afterwards they may have been given away.
-            values = [v for name in names for v in state.pop(name, [])]
-            for variable, value in zip(variables, values):
-                variable.assign(value)
+        state = getattr(model, "_jax_state", None)
+        if state and not model._jax_state_synced:
+            for name in weights:
+                # Written back once: it may be given away afterwards.
+                for variable, value in zip(
+                    taken_from[name], state.pop(name, [])
+                ):
+                    variable.assign(value)
         type(model).jax_state_sync(model)
 
-    jax_state_sync.variables = variables
+    model._get_jax_state = get_jax_state
     model.jax_state_sync = jax_state_sync
 
 
@@ -111,21 +124,11 @@ def keep_state(model, arguments, output):
         arguments: What the train function was given, `(state, iterator)`.
         output: What it returned, `(logs, state)`, or None.
     """
-    state, _ = arguments
-    if output is not None:
-        _, state = output
-    if any(value.is_deleted() for value in jax.tree.leaves(state)):
-        return
-    weights = model.jax_state_sync.variables
-    trainable, non_trainable, optimizer, metrics = state
-    for variables, values in (
-        (weights, [*trainable, *non_trainable]),
-        (model.optimizer.variables, optimizer),
-        (model.metrics_variables, metrics),
-    ):
-        for variable, value in zip(variables, values):
-            variable.assign(value)
-    model._jax_state_synced = True
+    state = arguments[0] if output is None else output[1]
+    if not any(value.is_deleted() for value in jax.tree.leaves(state)):
+        model._jax_state = dict(zip(STATE, state))
+        model._jax_state_synced = False
+        model.jax_state_sync()
 
 
 def check(model):

@@ -299,9 +299,9 @@ def narrow(optimizer, variables):
         if optimizer._var_key(v) in keep
     ]
     if optimizer.use_ema:
-        averages = optimizer._model_variables_moving_average
-        undo["_model_variables_moving_average"] = averages
-        optimizer._model_variables_moving_average = [averages[i] for i in kept]
+        every = optimizer._model_variables_moving_average
+        undo["_model_variables_moving_average"] = every
+        optimizer._model_variables_moving_average = [every[i] for i in kept]
     if isinstance(optimizer, keras.optimizers.MultiOptimizer):
         indices = optimizer._trainable_variables_indices
         undo["_trainable_variables_indices"] = indices
