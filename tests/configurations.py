@@ -15,7 +15,20 @@ from keras import optimizers
 STEPS = 10
 BATCH = 4
 
-JAX, TENSORFLOW, TORCH = "jax", "tensorflow", "torch"
+
+def arrays(**arguments):
+    """Arrays in order, and what functions of them make of further arguments."""
+
+    def fit(x, y):
+        return {
+            "x": x,
+            "y": y,
+            "batch_size": BATCH,
+            "shuffle": False,
+            **{k: v(x, y) for k, v in arguments.items()},
+        }
+
+    return fit
 
 
 @dataclasses.dataclass
@@ -44,12 +57,7 @@ class Configuration:
     model: Callable = small.transformer
     loss: Callable = small.loss
     compile: dict = dataclasses.field(default_factory=dict)
-    fit: Callable = lambda x, y: {
-        "x": x,
-        "y": y,
-        "batch_size": BATCH,
-        "shuffle": False,
-    }
+    fit: Callable = arrays()
     callbacks: Callable = lambda folder: []
     weights: Callable | None = None
     reference: dict = dataclasses.field(default_factory=dict)
@@ -58,12 +66,6 @@ class Configuration:
 
     def __str__(self):
         return self.name.replace(" ", "_")
-
-
-def batched(x, y):
-    return [
-        (x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, len(x), BATCH)
-    ]
 
 
 # Optimizers
@@ -175,7 +177,7 @@ def py_dataset(x, y):
             return STEPS
 
         def __getitem__(self, i):
-            return batched(x, y)[i]
+            return small.batches(x, y, BATCH)[i]
 
     return {"x": Batches(), "shuffle": False}
 
@@ -190,7 +192,7 @@ def grain_data(x, y):
 def endless_generator(x, y):
     def generate():
         while True:
-            yield from batched(x, y)
+            yield from small.batches(x, y, BATCH)
 
     return {"x": generate(), "steps_per_epoch": STEPS}
 
@@ -206,19 +208,6 @@ def class_weights(y):
     return np.array([CLASS_WEIGHTS[int(k)] for k in y], "float32")
 
 
-def arrays(**arguments):
-    def fit(x, y):
-        return {
-            "x": x,
-            "y": y,
-            "batch_size": BATCH,
-            "shuffle": False,
-            **{k: v(x, y) for k, v in arguments.items()},
-        }
-
-    return fit
-
-
 FIT = [
     Configuration("run_eagerly", compile={"run_eagerly": True}),
     Configuration("jit_compile=True", compile={"jit_compile": True}),
@@ -226,7 +215,7 @@ FIT = [
     Configuration(
         "steps_per_execution",
         compile={"steps_per_execution": 5},
-        unsupported={TORCH: "no: Keras allows 1 only"},
+        unsupported={"torch": "no: Keras allows 1 only"},
     ),
     Configuration(
         "sample weights",

@@ -48,5 +48,15 @@ def data(batches, batch_size=4, seed=1):
     return x, y
 
 
+def batches(x, y, size=4):
+    """The arrays in batches, in order."""
+    return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+
+
+def weights(model):
+    """Copies of a model's weights."""
+    return [np.copy(w) for w in model.get_weights()]
+
+
 def loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -245,9 +245,9 @@ def test_train_on_batch():
     model.compile(optimizer, small.loss())
     x, y = small.data(4)
     values = []
-    for i in range(0, len(x), 4):
-        model.train_on_batch(x[i : i + 4], y[i : i + 4])
-        values.append([np.copy(w) for w in model.get_weights()])
+    for batch in small.batches(x, y):
+        model.train_on_batch(*batch)
+        values.append(small.weights(model))
     assert float(optimizer.frozen_ratio) == 1.0
     tracked = {id(v) for c in components for v in c.variables}
     for variable, before, after in zip(model.weights, values[1], values[3]):
@@ -266,8 +266,8 @@ def test_goes_on_with_an_optimizer_that_is_there():
     )
     model.compile(optimizer, small.loss())
     x, y = small.data(3)
-    for i in range(0, len(x), 4):
-        model.train_on_batch(x[i : i + 4], y[i : i + 4])
+    for batch in small.batches(x, y):
+        model.train_on_batch(*batch)
     grades = GradES({"block_0": TINY, "": HUGE}, alpha=5, verbose=0)
     fit(model, grades)
     frozen_at = [c.frozen_at for c in grades.components]

@@ -79,9 +79,10 @@ def run_reference(configuration):
     make = configuration.plain_optimizer or configuration.optimizer
     optimizer = make()
     x, y = small.data(configurations.STEPS)
-    batches = configurations.batched(x, y)
+    batches = small.batches(x, y, configurations.BATCH)
     if configuration.weights is not None:
-        weights = configurations.batched(configuration.weights(y), y)
+        weights = configuration.weights(y)
+        weights = small.batches(weights, y, configurations.BATCH)
         batches = [(*batch, w) for batch, (w, _) in zip(batches, weights)]
     _, tau = keras_grades.rule.Rule(TAU).thresholds(components)
     trainable = list(model.trainable_variables)
@@ -100,7 +101,7 @@ def run_reference(configuration):
     optimizer.finalize_variable_values(trainable)
     for variable, value in zip(frozen, values):
         variable.assign(value)
-    return frozen_at, trace, weights_of(model)
+    return frozen_at, trace, small.weights(model)
 
 
 def run_fit(configuration, recompile, folder):
@@ -122,8 +123,4 @@ def run_fit(configuration, recompile, folder):
     )
     x, y = small.data(configurations.STEPS)
     model.fit(**configuration.fit(x, y), callbacks=callbacks, verbose=0)
-    return grades, weights_of(model)
-
-
-def weights_of(model):
-    return [np.copy(w) for w in model.get_weights()]
+    return grades, small.weights(model)

@@ -83,10 +83,7 @@ def name(arguments):
 
 
 def batches():
-    x, y = small.data(STEPS, BATCH)
-    return [
-        (x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, len(x), BATCH)
-    ]
+    return small.batches(*small.data(STEPS, BATCH), BATCH)
 
 
 def run_reference(arguments, tau):

@@ -1,6 +1,7 @@
 """Freezing, stopping and fitting again, for 20,000 steps: memory stays flat."""
 
 import gc
+import itertools
 import pathlib
 
 import keras
@@ -29,10 +30,7 @@ def compiled():
 
 
 def batches():
-    x, y = small.data(BATCHES)
-    while True:
-        for i in range(0, len(x), 4):
-            yield x[i : i + 4], y[i : i + 4]
+    return itertools.cycle(small.batches(*small.data(BATCHES)))
 
 
 def growth(cycle):
