@@ -13,7 +13,6 @@ import numpy as np
 from keras_grades import backend
 from keras_grades.backend import private
 from keras_grades.component import Component
-from keras_grades.discovery import find_components
 from keras_grades.installation import Installation
 from keras_grades.installation import find_installation
 from keras_grades.optimizer import TRACE_ROWS
@@ -23,19 +22,14 @@ from keras_grades.recompile import Work
 from keras_grades.recompile import check_mode
 from keras_grades.report import FreezeReport
 from keras_grades.rule import Rule
+from keras_grades.selection import Selection
+from keras_grades.selection import select
 from keras_grades.trace import Trace
 from keras_grades.truncation import find_followers
 
 # After the grace period the host looks at the state once in so many steps,
 # fewer in short runs: stopping late may cost one per cent of them at most.
 MAX_STEPS_BETWEEN_LOOKS = 8
-
-Selection = (
-    str
-    | Callable[[Component], bool]
-    | list[keras.Layer | keras.Variable]
-    | None
-)
 
 
 class GradES(keras.callbacks.Callback):
@@ -159,12 +153,26 @@ class GradES(keras.callbacks.Callback):
         self.stopped_step: int | None = None
         self.total_steps: int | None = None
         self._selection = components
+        self._end_watch: Callable[[], bool] = lambda: False
         self._installation = None
         self._trace: Trace | None = None
+
+    def set_model(self, model):
+        super().set_model(model)
+        # Callbacks that come first may load before `on_train_begin` is called.
+        self._end_watch()
+        self._end_watch = private.watch_loading(model)
+
+    def on_test_begin(self, logs=None):
+        self._end_watch()
+
+    def on_predict_begin(self, logs=None):
+        self._end_watch()
 
     def on_train_begin(self, logs=None):
         model = self.model
         _check_compiled(model)
+        _check_nothing_lost(self._end_watch())
         backend.check(model)
         if find_installation(model) is not None:
             raise ValueError(
@@ -183,7 +191,7 @@ class GradES(keras.callbacks.Callback):
         self._updates_every = inner.gradient_accumulation_steps or 1
         self.total_steps = self._planned_steps()
         rule = self.rule
-        components, _ = rule.thresholds(_select(model, self._selection))
+        components, _ = rule.thresholds(select(model, self._selection))
         followers = []
         if self.truncate_backward:
             followers = find_followers(model, components)
@@ -244,14 +252,21 @@ class GradES(keras.callbacks.Callback):
         state = backend.read(optimizer, model)
         step = int(state["step"])
         if epoch and not step:
-            _check_restored(model, optimizer, epoch)
             self.total_steps = self._planned_steps(epoch)
             optimizer.plan(self.total_steps)
         self._trace = Trace(step, len(self.components), self.rule.interval)
         self._see(state)
+        if self._is_enough():
+            # As at the end of an epoch: not even one step is left to take.
+            self._stop(step)
+            nothing = dict.fromkeys(model.get_metrics_result(), math.nan)
+            ratio = np.count_nonzero(self._frozen()) / len(self.components)
+            self._installation.idle_logs = {**nothing, "frozen_ratio": ratio}
         # Nothing is compiled yet: to leave out what is frozen costs nothing.
         self._rebuild_is_due = (
-            self._frozen().any() and self.recompile != "never"
+            self._frozen().any()
+            and self.recompile != "never"
+            and not model.stop_training
         )
         self._next_look = self._batches_until(self._next_look_after(step))
         of = f" of {self.total_steps}" if self.total_steps else ""
@@ -293,13 +308,19 @@ class GradES(keras.callbacks.Callback):
         newly_frozen = self._see(state)
         if newly_frozen and self.verbose > 1:
             self._say(f"froze {', '.join(newly_frozen)} by step {step}.")
-        frozen = np.count_nonzero(self._frozen())
-        enough = math.ceil(self.max_frozen_ratio * len(self.components) - 1e-9)
-        if frozen >= enough and not model.stop_training:
-            model.stop_training = True
-            self.stopped_step = step
+        if self._is_enough() and not model.stop_training:
+            self._stop(step)
         self._rebuild_is_due = self._recompile.is_due(step, *self._pending())
         self._next_look = self._batches_until(self._next_look_after(step))
+
+    def _is_enough(self):
+        """Whether so much is frozen that training stops."""
+        enough = math.ceil(self.max_frozen_ratio * len(self.components) - 1e-9)
+        return np.count_nonzero(self._frozen()) >= enough
+
+    def _stop(self, step):
+        self._installation.model.stop_training = True
+        self.stopped_step = step
 
     def _see(self, state):
         """Notes what is frozen, returns the names of what newly is."""
@@ -330,8 +351,8 @@ class GradES(keras.callbacks.Callback):
     def _next_look_after(self, step):
         """The step at which to look next.
 
-        A function of the step alone, so that a run that is resumed stops
-        where the uninterrupted one does.
+        A function of the step alone, so that a run that is resumed from the
+        end of an epoch stops where the uninterrupted one does.
         """
         every = MAX_STEPS_BETWEEN_LOOKS
         if self.total_steps is not None:
@@ -450,41 +471,6 @@ class GradES(keras.callbacks.Callback):
             print(f"GradES: {message}", flush=True)
 
 
-def _select(model, selection):
-    """The components of `GradES(components=...)`."""
-    if not isinstance(selection, (list, tuple)):
-        return find_components(model, include=selection)
-    wanted = [_variable_ids(item) for item in selection]
-    found = find_components(model)
-    owned = [{id(v) for v in component.variables} for component in found]
-    for item, ids in zip(selection, wanted):
-        if not any(ids & variables for variables in owned):
-            raise ValueError(
-                "`components` lists something that is not a trainable "
-                "projection of an attention or feed-forward block. Received: "
-                f"{item}. See what is: "
-                "`print(keras_grades.find_components(model))`"
-            )
-    if not wanted:
-        raise ValueError(
-            "`components` as a list must not be empty. Pass None to track all "
-            "that `find_components` finds. Received: components=[]"
-        )
-    wanted = set().union(*wanted)
-    return [c for c, variables in zip(found, owned) if variables & wanted]
-
-
-def _variable_ids(item):
-    if isinstance(item, keras.Layer):
-        return {id(v) for v in item.variables}
-    if isinstance(item, keras.Variable):
-        return {id(item)}
-    raise TypeError(
-        "`components` as a list must hold layers or variables. Received: "
-        f"{item!r} of type {type(item).__name__}"
-    )
-
-
 def _check_ratio(ratio):
     if not isinstance(ratio, numbers.Real) or isinstance(ratio, bool):
         raise TypeError(
@@ -509,16 +495,13 @@ def _unwrap(model):
     model.train_function = None
 
 
-def _check_restored(model, optimizer, epoch):
-    """The state of the optimizer must have been loaded with the weights."""
-    if private.restored_epoch(model) != epoch:
-        return
-    if int(optimizer.inner_optimizer.iterations) == 0:
+def _check_nothing_lost(is_lost):
+    if is_lost:
         raise ValueError(
-            "`BackupAndRestore` has loaded the weights of an interrupted "
-            "training, but not the state of its optimizer, nor what was "
-            "frozen, since it came before GradES. Put GradES first: "
-            "`callbacks=[GradES(...), BackupAndRestore(...)]`."
+            "A callback that comes before GradES has loaded weights of an "
+            "interrupted training, but not the state of its optimizer, nor "
+            "what was frozen: there was no GradES yet to take it. Put GradES "
+            "first: `callbacks=[GradES(...), BackupAndRestore(...)]`."
         )
 
 

@@ -41,6 +41,9 @@ class Installation:
         self._train_step = model.train_step
         self._train_function = model.train_function
         self._flipped = []
+        # The logs of a step that is not to be taken: the next one, if not None.
+        # `fit()` knows no other way to take none.
+        self.idle_logs = None
 
     def put_on(self):
         """Installs; from here on, `take_off` undoes all of it."""
@@ -50,11 +53,15 @@ class Installation:
         model._grades_installation = self
         setattr(*self._place, self.optimizer)
         self._saved_with = private.save_with(model, self.optimizer)
+        if not model.optimizer.built:
+            # Loss scaling: what is saved of it can be loaded from now on.
+            model.optimizer.build(model.trainable_variables)
+        self._undo_saving = private.save_inside(self._place[0], self.optimizer)
         # `fit()` does not tell its callbacks when it is interrupted. So the
         # next that is asked of the model finds it as it was.
         model.compile = self._after_take_off("compile")
         model.fit = self._after_take_off("fit")
-        backend.guard_state(model)
+        backend.guard_state(model, self.check_flags)
         model.make_train_function = self._make_train_function
         model.make_train_function(force=True)
 
@@ -87,6 +94,9 @@ class Installation:
 
         def reporting_train_function(*args):
             nonlocal is_first_call
+            if self.idle_logs is not None:
+                logs, self.idle_logs = self.idle_logs, None
+                return backend.no_step(logs, *args)
             began = time.perf_counter() if is_first_call else None
             is_first_call = False
             output = None
@@ -142,6 +152,7 @@ class Installation:
         if getattr(*self._place) is self.optimizer:
             setattr(*self._place, self.optimizer.inner_optimizer)
             private.save_with(model, self._saved_with)
+        self._undo_saving()
         self.optimizer.widen()
         if restore_trainable:
             for variable in self._flipped:

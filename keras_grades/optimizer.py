@@ -27,7 +27,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     update the weights, and decides by the rule of GradES which components
     are frozen from the next step on. All of it happens inside the compiled
     step. A frozen component keeps its value bit for bit; everything else
-    moves as if the frozen variables had been set non-trainable.
+    moves as if the frozen variables had been set non-trainable. What the
+    wrapped optimizer keeps of a frozen component, such as its momentum, goes
+    on with its gradients until it is frozen structurally.
 
     Its state is one entry a component: `statistic`, `below` (the measured
     steps in a row below tau) and `frozen_at` (the step, or 0). It belongs to
@@ -195,11 +197,31 @@ class GradESOptimizer(keras.optimizers.Optimizer):
                 for component in self.components
                 for v in component.variables
             }
+        self._previous_shapes = {k: v.shape for k, v in self._previous.items()}
 
     @property
     def variables(self):
         own = self._variables + list(self._previous.values())
         return own + self.inner_optimizer.variables
+
+    def values_as_built(self):
+        """The values of all variables, NaN for gradients no longer kept."""
+        kept = {k: v.numpy() for k, v in self._previous.items()}
+        previous = [
+            kept.get(key, np.full(shape, np.nan, "float32"))
+            for key, shape in self._previous_shapes.items()
+        ]
+        own = [v.numpy() for v in self._variables]
+        return (
+            own + previous + [v.numpy() for v in self.inner_optimizer.variables]
+        )
+
+    def __getattr__(self, name):
+        # Callbacks of Keras look for averages, and for the optimizers in a
+        # `MultiOptimizer`, in the model's optimizer or that in loss scaling.
+        if name in ("_model_variables_moving_average", "optimizers"):
+            return getattr(self.inner_optimizer, name)
+        return super().__getattribute__(name)  # Raises as it did.
 
     @property
     def state(self):
@@ -268,7 +290,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         # 1. Measure; what is not a change of the weights, before the update.
         measured = [i for i in at if groups[i] < len(self.components)]
         tracked = [variables[i] for i in measured]
-        change = self._measure(
+        norms = self._measure(
             private.inner_gradients(
                 self.inner_optimizer, [grads[i] for i in measured], tracked
             ),
@@ -283,10 +305,11 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             [grads[i] for i in at],
             may_freeze,
             ops.take(self._frozen(), of_group),
+            zero=private.gradients_reach_others(self.inner_optimizer),
         )
         # 3. Decide.
         of = np.array([groups[i] for i in measured], "int32")
-        self._decide(self._statistic(change(), of), is_update)
+        self._decide(self._statistic(norms(), of), is_update)
         self._keep_averages(may_freeze, of_group)
         self._count_step(is_update)
 
@@ -312,26 +335,36 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         return ops.concatenate([frozen, followers])
 
     def _measure(self, gradients, variables, is_update):
-        """Returns a function that gives the tensors to take the norm of."""
+        """Returns a function that gives the norms once the update is applied.
+
+        Changes are made one by one: to hold all of them at a time would take
+        as much memory as the weights.
+        """
+        norm = self.rule.norm
+        if not variables:
+            return lambda: None
         if self.rule.monitor == "weight_change":
-            before = [ops.copy(v) for v in variables]
-            return lambda: [v - w for v, w in zip(variables, before)]
+            before = backend.snapshot(variables)
+            return lambda: backend.norms(
+                (v - w for v, w in zip(variables, before)), norm
+            )
         if self.rule.monitor == "gradient_change":
             previous = [self._previous[self._var_key(v)] for v in variables]
-            changes = [g - p for g, p in zip(gradients, previous)]
+            norms = backend.norms(
+                (g - p for g, p in zip(gradients, previous)), norm
+            )
             for p, g in zip(previous, gradients):
                 _assign(p, g, is_update)
-            return lambda: changes
-        return lambda: gradients
+        else:
+            norms = backend.norms(gradients, norm)
+        return lambda: norms
 
-    def _statistic(self, tensors, of):
+    def _statistic(self, norms, of):
         """The norm of each component, the sum of those of its variables."""
         n = len(self.components)
-        if not tensors:
+        if norms is None:
             return ops.full((n,), np.float32("nan"))
-        statistic = ops.segment_sum(
-            backend.norms(tensors, self.rule.norm), of, num_segments=n
-        )
+        statistic = ops.segment_sum(norms, of, num_segments=n)
         if self.rule.norm == "mean_l1":
             # Nothing at all has converged.
             sizes = [max(1, c.size) for c in self.components]
@@ -433,7 +466,10 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         """Saves what GradES adds; Keras saves `inner_optimizer` itself."""
         for name, variable in self._saved().items():
             store[name] = variable.numpy()
-        store["components"] = self._fingerprint()
+        store[private.FINGERPRINT] = self._fingerprint()
+        if len(store.keys()) == len(self.inner_optimizer.variables):
+            # An optimizer like the wrapped one would take it for its own.
+            store["not_of_the_inner_optimizer"] = np.zeros(1)
 
     def load_own_variables(self, store):
         """Loads what `save_own_variables` has saved, on any backend.
@@ -556,13 +592,13 @@ def _check_knows(optimizer, variables):
 
 
 def _check_fits(store, fingerprint, components):
-    if "components" not in store:
+    if private.FINGERPRINT not in store:
         raise ValueError(
             "The optimizer in this file was saved without GradES, and this "
             "one is a `GradESOptimizer`. Load the file before `fit()` begins, "
             "while the model has its own optimizer."
         )
-    saved = np.asarray(store["components"])
+    saved = np.asarray(store[private.FINGERPRINT])
     if len(saved) != len(fingerprint):
         raise ValueError(
             "The freeze state in this file does not fit the model: it is of "

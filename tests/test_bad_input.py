@@ -260,6 +260,30 @@ def test_flags_that_something_else_flips(recompile, synced):
     fit(compiled(model=model), GradES(HUGE, alpha=2, verbose=0))
 
 
+@pytest.mark.parametrize("synced", [True, False])
+def test_flags_that_are_exchanged_between_epochs(synced):
+    """One on, one off, of the same shape: no compiler would notice."""
+    model = compiled()
+    model.get_layer("block_0_up").trainable = False
+    compiled(model=model)
+
+    class Exchange(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                changed = self.model if synced else model
+                changed.get_layer("block_0_up").trainable = True
+                changed.get_layer("block_1_up").trainable = False
+                self.before = small.weights(model)
+
+    change, grades = Exchange(), GradES(TINY, verbose=0)
+    with pytest.raises(ValueError, match="changed during training"):
+        fit(model, grades, change, epochs=3)
+    grades.restore()
+    if keras.backend.backend() == "jax":
+        # Before the step. The others go by the variables themselves.
+        assert_same(small.weights(model), change.before)
+
+
 def check_trained(model, steps):
     """That each variable has been trained for so many steps."""
     x, y = small.data(BATCHES, BATCH)

@@ -94,6 +94,21 @@ def test_sums_are_in_float32(dtype, norm):
     np.testing.assert_allclose(value, 90000 if norm == "l1" else 300)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="of PyTorch, on a GPU"
+)
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_norms_at_once(norm):
+    from keras_grades.backend import torch as torch_backend
+
+    arrays = [np.float32([[1, -2], [3, 4]]), np.float16([5, -6])]
+    tensors = [keras.ops.convert_to_tensor(a) for a in arrays]
+    np.testing.assert_allclose(
+        torch_backend.norms_at_once(tensors, norm),
+        [reference.NORMS[norm]([a.astype("float32")]) for a in arrays],
+    )
+
+
 @pytest.mark.long
 def test_half_precision_is_saved_and_resumed(model, tmp_path):
     def run(model, *callbacks, epochs=2, **arguments):

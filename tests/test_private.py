@@ -18,6 +18,14 @@ def ids(variables):
     return [id(v) for v in variables]
 
 
+def multi(optimizer):
+    return keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.SGD(), {".*attention.*": optimizer}
+        )
+    )
+
+
 @pytest.mark.parametrize("use_ema", [False, True])
 def test_narrow_and_widen(use_ema):
     model, optimizer = built(keras.optimizers.Adam(use_ema=use_ema))
@@ -37,12 +45,7 @@ def test_narrow_and_widen(use_ema):
 
 
 def test_narrow_multi_optimizer():
-    optimizer = keras.optimizers.MultiOptimizer(
-        keras.optimizers.OptimizerMap(
-            keras.optimizers.SGD(), {".*attention.*": keras.optimizers.Adam()}
-        )
-    )
-    model, optimizer = built(optimizer)
+    model, optimizer = built(multi(keras.optimizers.Adam()))
     some = model.trainable_variables[3:12]
     undo = private.narrow(optimizer, some)
     grads = [keras.ops.ones(v.shape) for v in some]
@@ -127,3 +130,22 @@ def test_generated_names():
     layer = keras.layers.MultiHeadAttention(1, 1)
     generated = private.to_snake_case(type(layer).__name__)
     assert layer.name.startswith(generated)
+
+
+class OfTheUser(keras.optimizers.SGD):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (keras.optimizers.AdamW(weight_decay=0.1, clipnorm=1.0), False),
+        (keras.optimizers.SGD(global_clipnorm=1.0), True),
+        (keras.optimizers.SGD(gradient_accumulation_steps=2), True),
+        (OfTheUser(), True),
+        (multi(keras.optimizers.Adam()), False),
+        (multi(keras.optimizers.Adam(global_clipnorm=1.0)), True),
+    ],
+)
+def test_gradients_that_reach_others(optimizer, expected):
+    assert private.gradients_reach_others(optimizer) == expected

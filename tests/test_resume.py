@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -131,6 +132,128 @@ def test_backup_and_restore_before_grades(tmp_path):
     assert int(optimizer.iterations) == 0
 
 
+def test_backup_and_restore_before_grades_on_the_same_model(tmp_path):
+    """What the optimizer has of the interrupted training is not restored."""
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    model, grades_of = compiled(), SETTINGS["at_once"]
+    for message in (None, "Put GradES first"):
+        expected = ValueError if message else KeyboardInterrupt
+        with (
+            warnings.catch_warnings(),
+            pytest.raises(expected, match=message),
+        ):
+            warnings.simplefilter("ignore")
+            fit(model, backup, grades(**grades_of), Interrupt())
+    assert int(model.optimizer.iterations) == INTERRUPTED * BATCHES
+
+
+def test_backup_and_restore_before_grades_in_the_first_epoch(tmp_path):
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "b", save_freq=2)
+
+    class Early(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(compiled(), grades(**SETTINGS["at_once"]), backup(), Early())
+    with (
+        pytest.warns(UserWarning, match="Skipping variable loading"),
+        pytest.raises(ValueError, match="Put GradES first"),
+    ):
+        fit(compiled(), backup(), grades(**SETTINGS["at_once"]))
+
+
+def test_weights_loaded_before_grades(tmp_path):
+    path = tmp_path / "{epoch}.weights.h5"
+    interrupted(
+        "at_once",
+        keras.callbacks.ModelCheckpoint(path, save_weights_only=True),
+    )
+    model = compiled(seed=1)
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+    load = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: model.load_weights(
+            tmp_path / f"{INTERRUPTED}.weights.h5"
+        )
+    )
+    with (
+        pytest.warns(UserWarning, match="Skipping variable loading"),
+        pytest.raises(ValueError, match="Put GradES first"),
+    ):
+        fit(model, load, grades(**SETTINGS["at_once"]))
+    assert model.optimizer is optimizer
+    assert "load_own_variables" not in vars(optimizer)
+
+
+@pytest.mark.parametrize("same_model", [True, False])
+def test_backup_of_a_plain_training_before_grades(same_model, tmp_path):
+    """All of it is restored, and GradES begins where it ends."""
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    model = compiled()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, backup, Interrupt())
+    if not same_model:
+        model = compiled(seed=1)
+    callback = grades(tau=1e30, alpha=0.6)
+    fit(model, backup, callback)
+    assert callback.total_steps == (EPOCHS - INTERRUPTED) * BATCHES
+    assert callback.stopped_step == 9
+    assert int(model.optimizer.iterations) == INTERRUPTED * BATCHES + 9
+
+
+def test_an_epoch_that_was_restored_long_ago(tmp_path):
+    """Keras begins there again, and nothing has been loaded."""
+    path = tmp_path / "backup"
+    settings = "at_once"
+    interrupted(settings, keras.callbacks.BackupAndRestore(path))
+    model = compiled(seed=1)
+    fit(
+        model,
+        grades(**SETTINGS[settings]),
+        keras.callbacks.BackupAndRestore(path),
+    )
+    model.compile(keras.optimizers.SGD(0.01), small.loss())
+    callback = grades(tau=1e30, alpha=2)
+    fit(model, callback)
+    assert callback.stopped_step == 2
+
+
+@pytest.mark.parametrize("way", ["backup", "model"])
+def test_checkpoint_of_the_very_stop(way, tmp_path):
+    """Not one step is taken: nothing moves any more."""
+    arguments = {"tau": 1e30, "alpha": INTERRUPTED * BATCHES}
+    model, callback = compiled(), grades(**arguments)
+    checkpoint = {
+        "backup": lambda: keras.callbacks.BackupAndRestore(
+            tmp_path / "backup", delete_checkpoint=False
+        ),
+        "model": lambda: keras.callbacks.ModelCheckpoint(
+            tmp_path / "stopped.keras"
+        ),
+    }[way]
+    fit(model, callback, checkpoint())
+    assert callback.stopped_step == INTERRUPTED * BATCHES
+    if way == "backup":
+        again = compiled(seed=1)
+    else:
+        again = keras.saving.load_model(tmp_path / "stopped.keras")
+    resumed = grades(**arguments)
+    history = fit(again, resumed, checkpoint(), initial_epoch=INTERRUPTED)
+    assert resumed.stopped_step == callback.stopped_step
+    assert history.epoch == [INTERRUPTED]
+    assert history.history["frozen_ratio"] == [1.0]
+    np.testing.assert_array_equal(history.history["loss"], [np.nan])
+    for a, b in zip(again.get_weights(), model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    assert int(again.optimizer.iterations) == INTERRUPTED * BATCHES
+    # It trains on without GradES.
+    fit(again, initial_epoch=INTERRUPTED, epochs=INTERRUPTED + 1)
+    assert int(again.optimizer.iterations) == (INTERRUPTED + 1) * BATCHES
+
+
 @each_setting(sample="after_the_interruption")
 def test_model_saved_during_training(settings, tmp_path):
     path = tmp_path / "{epoch}.keras"
@@ -184,27 +307,57 @@ def test_accumulated_gradients_are_resumed(tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.long
-def test_loss_scaling_is_saved_with_it(tmp_path):
-    model = small.transformer()
-    scaled = keras.optimizers.LossScaleOptimizer(
-        keras.optimizers.Adam(0.01), initial_scale=64.0
-    )
-    model.compile(scaled, small.loss())
-    path = tmp_path / "{epoch}.keras"
+@pytest.mark.parametrize("way", ["model", "weights"])
+def test_loss_scaling_is_saved_with_it(way, tmp_path):
+    """Also when the copies of the gradients of what froze are gone."""
+
+    def scaling(seed=0):
+        model = small.transformer(seed=seed)
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.Adam(0.01),
+            initial_scale=64.0,
+            dynamic_growth_steps=3,
+        )
+        model.compile(optimizer, small.loss())
+        return model
+
+    model = scaling()
+    scaled = model.optimizer
     fit(
         model,
         grades(tau=TAU, alpha=4),
-        keras.callbacks.ModelCheckpoint(path),
+        keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras"),
+        keras.callbacks.ModelCheckpoint(
+            tmp_path / "{epoch}.weights.h5", save_weights_only=True
+        ),
         epochs=2,
     )
     assert not isinstance(scaled.inner_optimizer, keras_grades.GradESOptimizer)
-    loaded = keras.saving.load_model(tmp_path / "1.keras")
-    inner = loaded.optimizer.inner_optimizer
-    assert isinstance(inner, keras_grades.GradESOptimizer)
+    assert "save_own_variables" not in vars(scaled)
+    callbacks = []
+    if way == "model":
+        loaded = keras.saving.load_model(tmp_path / "1.keras")
+        inner = loaded.optimizer.inner_optimizer
+        assert isinstance(inner, keras_grades.GradESOptimizer)
+        inner = inner.inner_optimizer
+    else:
+        loaded = scaling(seed=1)
+        inner = loaded.optimizer.inner_optimizer
+        callbacks = [
+            keras.callbacks.LambdaCallback(
+                on_train_begin=lambda logs: loaded.load_weights(
+                    tmp_path / "1.weights.h5"
+                )
+            )
+        ]
     callback = grades(tau=TAU, alpha=4)
-    fit(loaded, callback, epochs=2, initial_epoch=1)
-    assert loaded.optimizer.inner_optimizer is inner.inner_optimizer
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # Something skipped.
+        fit(loaded, callback, *callbacks, epochs=2, initial_epoch=1)
+    assert loaded.optimizer.inner_optimizer is inner
+    # 10 steps, the scale doubled after each 3 of them.
+    assert float(scaled.dynamic_scale) == 64.0 * 2**3
+    assert float(loaded.optimizer.dynamic_scale) == 64.0 * 2**3
     for a, b in zip(model.get_weights(), loaded.get_weights()):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -297,6 +450,34 @@ def test_a_file_without_freeze_state_is_refused(tmp_path):
     model.load_weights(tmp_path / "plain.weights.h5")
     fit(model, grades(tau=TAU, alpha=3))
     assert int(model.optimizer.iterations) == (1 + EPOCHS) * BATCHES
+
+
+def test_weights_saved_during_training_for_a_plain_optimizer(tmp_path):
+    """Keras skips its state, and says so, as for any other optimizer."""
+
+    def attention():
+        x = keras.Input((small.LENGTH, small.WIDTH))
+        y = keras.layers.MultiHeadAttention(2, 4, use_bias=False)(x, x)
+        model = keras.Model(x, keras.layers.GlobalAveragePooling1D()(y))
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), small.loss())
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    # As many variables as GradES has arrays to save.
+    model = attention()
+    assert len(model.optimizer.variables) == 6
+    path = tmp_path / "during.weights.h5"
+    checkpoint = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
+    arguments = {"tau": 1e-30, "alpha": 3, "monitor": "gradient"}
+    fit(model, grades(**arguments), checkpoint, epochs=1)
+    plain = attention()
+    with pytest.warns(UserWarning, match="Skipping variable loading"):
+        plain.load_weights(path)
+    load = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: plain.load_weights(path)
+    )
+    fit(plain, grades(**arguments), load, epochs=2, initial_epoch=1)
+    assert int(plain.optimizer.iterations) == 2 * BATCHES
 
 
 def test_saved_again_after_a_resume(tmp_path):

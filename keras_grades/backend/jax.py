@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from keras_grades.backend.masking import update_masked as update_active
+from keras_grades.backend.masking import update_masked
 from keras_grades.backend.private import find_grades_optimizer
 
 __all__ = [
@@ -15,8 +15,10 @@ __all__ = [
     "guard_state",
     "keep_state",
     "max_rebuilds",
+    "no_step",
     "norms",
     "read",
+    "snapshot",
     "sync",
     "update_active",
     "with_frozen_ratio",
@@ -25,10 +27,21 @@ __all__ = [
 
 def norms(tensors, norm):
     """The norm of each tensor, as a float32 tensor of shape `(k,)`."""
-    tensors = [jnp.asarray(t, "float32") for t in tensors]
+    tensors = (jnp.asarray(t, "float32") for t in tensors)
     if norm == "l2":
         return jnp.stack([jnp.sqrt(jnp.sum(jnp.square(t))) for t in tensors])
     return jnp.stack([jnp.sum(jnp.abs(t)) for t in tensors])
+
+
+def update_active(update, gradients, variables, frozen, zero):
+    """Without a branch, and without copies: no array ever changes."""
+    before = snapshot(variables)
+    update_masked(update, gradients, variables, before, frozen, zero)
+
+
+def snapshot(variables):
+    """The values of variables, which stay when these are assigned to."""
+    return [v.value for v in variables]
 
 
 def with_frozen_ratio(train_step, model):
@@ -85,16 +98,19 @@ STATE = (
 )
 
 
-def guard_state(model):
+def guard_state(model, check_flags):
     """Makes Keras write the state back to the variables that it came from.
 
     It would go by the flags of the moment, which may have been changed since
-    the state was taken, and hand values to the wrong variables.
+    the state was taken, and hand values to the wrong variables. And so would
+    a compiled step: flags are checked each time that the state is taken.
     """
     weights = STATE[:2]
     taken_from = {}
 
     def get_jax_state(**arguments):
+        if arguments.get("optimizer_variables"):
+            check_flags()  # It is taken to train.
         taken_from.update({name: getattr(model, name) for name in weights})
         return type(model)._get_jax_state(model, **arguments)
 
@@ -129,6 +145,11 @@ def keep_state(model, arguments, output):
         model._jax_state = dict(zip(STATE, state))
         model._jax_state_synced = False
         model.jax_state_sync()
+
+
+def no_step(logs, *arguments):
+    """What a train function returns that has done nothing."""
+    return logs, arguments[0]
 
 
 def check(model):

@@ -14,9 +14,11 @@ from keras.src.utils.naming import to_snake_case
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
 __all__ = [
+    "FINGERPRINT",
     "averages",
     "embedding_variable_ids",
     "find_grades_optimizer",
+    "gradients_reach_others",
     "graph_calls",
     "graph_of",
     "graph_sources",
@@ -29,12 +31,16 @@ __all__ = [
     "no_automatic_dependency_tracking",
     "optimizer_place",
     "own_variables",
-    "restored_epoch",
+    "save_inside",
     "save_with",
     "sublayers",
     "to_snake_case",
+    "watch_loading",
     "widen",
 ]
+
+# Under this name a `GradESOptimizer` saves which components it is of.
+FINGERPRINT = "components"
 
 
 def sublayers(layer):
@@ -228,9 +234,72 @@ def save_with(model, optimizer):
     return replaced
 
 
-def restored_epoch(model):
-    """The epoch at which `BackupAndRestore` makes `fit()` begin, or None."""
-    return model._initial_epoch
+def save_inside(scaling, optimizer):
+    """Makes loss scaling save all that the optimizer inside was built with.
+
+    `LossScaleOptimizer` saves the variables of the inner one by their number,
+    and loads none, of its own neither, if there are fewer or more.
+
+    Args:
+        scaling: The `LossScaleOptimizer`; anything else is left alone.
+        optimizer: The `GradESOptimizer` inside.
+
+    Returns:
+        Function that undoes it.
+    """
+
+    def save_own_variables(store):
+        own = [v.numpy() for v in scaling._variables]
+        for i, value in enumerate(own + optimizer.values_as_built()):
+            store[str(i)] = value
+
+    if not isinstance(scaling, keras.optimizers.LossScaleOptimizer):
+        return lambda: None
+    return _replace(scaling, "save_own_variables", save_own_variables)
+
+
+def watch_loading(model):
+    """Notices freeze state that is loaded while nothing can take it.
+
+    Args:
+        model: A `keras.Model`. Nothing can be lost if it is not compiled, or
+            has a `GradESOptimizer` already.
+
+    Returns:
+        Function that ends the watch, and returns whether any was lost.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or find_grades_optimizer(model) is not None:
+        return lambda: False
+    optimizer = getattr(*optimizer_place(model))
+    load, is_lost = optimizer.load_own_variables, False
+
+    def load_own_variables(store):
+        nonlocal is_lost
+        is_lost = is_lost or FINGERPRINT in store
+        load(store)
+
+    undo = _replace(optimizer, "load_own_variables", load_own_variables)
+
+    def end():
+        undo()
+        return is_lost
+
+    return end
+
+
+def _replace(instance, name, value):
+    """Puts an attribute on an instance; returns what takes it off, once."""
+    attributes = vars(instance)
+    own = {name: attributes[name]} if name in attributes else {}
+    attributes[name] = value
+
+    def undo():
+        if attributes.get(name) is value:
+            del attributes[name]
+            attributes.update(own)
+
+    return undo
 
 
 def is_update_step(optimizer):
@@ -257,10 +326,29 @@ def inner_gradients(optimizer, gradients, variables):
     return gradients
 
 
+def gradients_reach_others(optimizer):
+    """Whether a gradient may matter to other variables, or to later steps.
+
+    Clipping by the norm of all gradients, and accumulating them, are the only
+    places in Keras. What optimizers of other origin do is not known.
+    """
+    return any(
+        inner.global_clipnorm
+        or inner.gradient_accumulation_steps
+        or not type(inner).__module__.startswith("keras.")
+        for inner in _with_inner(optimizer)
+    )
+
+
+def _with_inner(optimizer):
+    """The optimizer, and those that a `MultiOptimizer` is made of."""
+    return [optimizer, *getattr(optimizer, "optimizers", [])]
+
+
 def averages(optimizer, variables):
     """Pairs of the place of a variable and its moving average, if any."""
     found = {}
-    for inner in [optimizer, *getattr(optimizer, "optimizers", [])]:
+    for inner in _with_inner(optimizer):
         if inner.use_ema:
             keys = map(inner._var_key, inner._trainable_variables)
             found |= dict(zip(keys, inner._model_variables_moving_average))

@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from keras_grades.backend.masking import copies as snapshot
 from keras_grades.backend.masking import update_branching
 from keras_grades.backend.private import find_grades_optimizer
 
@@ -13,8 +14,10 @@ __all__ = [
     "guard_state",
     "keep_state",
     "max_rebuilds",
+    "no_step",
     "norms",
     "read",
+    "snapshot",
     "sync",
     "update_active",
     "with_frozen_ratio",
@@ -23,20 +26,20 @@ __all__ = [
 
 def norms(tensors, norm):
     """The norm of each tensor, as a float32 tensor of shape `(k,)`."""
-    tensors = [tf.cast(t, "float32") for t in tensors]
+    tensors = (tf.cast(t, "float32") for t in tensors)
     if norm == "l2":
         return tf.stack([tf.norm(t) for t in tensors])
     return tf.stack([tf.reduce_sum(tf.abs(t)) for t in tensors])
 
 
-def update_active(update, gradients, variables, frozen):
+def update_active(update, gradients, variables, frozen, zero):
     """Branches; the gradient of an embedding may be sparse, and stays so."""
 
     def update_all(values):
         update([_like(g, value) for g, value in zip(gradients, values)])
 
     values = [g.values if _is_sparse(g) else g for g in gradients]
-    update_branching(update_all, values, variables, frozen)
+    update_branching(update_all, values, variables, frozen, zero)
 
 
 def _like(gradient, values):
@@ -73,14 +76,20 @@ def sync(model):
     del model
 
 
-def guard_state(model):
+def guard_state(model, check_flags):
     """Nothing: the variables themselves are trained."""
-    del model
+    del model, check_flags
 
 
 def keep_state(model, arguments, output):
     """Nothing: the variables themselves are trained."""
     del model, arguments, output
+
+
+def no_step(logs, *arguments):
+    """What a train function returns that has done nothing."""
+    del arguments
+    return logs
 
 
 def check(model):
