@@ -14,6 +14,8 @@ from keras import optimizers
 
 STEPS = 10
 BATCH = 4
+# Of two batches each, where something happens between epochs.
+EPOCHS = 5
 
 
 def arrays(**arguments):
@@ -45,6 +47,9 @@ class Configuration:
         compile: Arguments of `compile()`, beside optimizer and loss.
         fit: Function from the data, `(x, y)`, to the arguments of `fit()`.
         callbacks: Function of a folder, which makes further callbacks.
+        epochs: Integer, the epochs that the steps make up.
+        ends_after: Integer, the epochs after which another callback ends
+            training, or `None`.
         weights: Function from `y` to the sample weights of the plain loop.
         reference: Further arguments of the plain loop.
         unsupported: Dict from a backend to why it cannot be.
@@ -59,6 +64,8 @@ class Configuration:
     compile: dict = dataclasses.field(default_factory=dict)
     fit: Callable = arrays()
     callbacks: Callable = lambda folder: []
+    epochs: int = 1
+    ends_after: int | None = None
     weights: Callable | None = None
     reference: dict = dataclasses.field(default_factory=dict)
     unsupported: dict = dataclasses.field(default_factory=dict)
@@ -77,6 +84,12 @@ def multi_optimizer():
             optimizers.SGD(0.05, momentum=0.9),
             {".*attention.*": optimizers.Adam(0.01)},
         )
+    )
+
+
+def some_averaged():
+    return optimizers.MultiOptimizer(
+        optimizers.OptimizerMap(optimizers.SGD(0.05), {".*attention.*": ema()})
     )
 
 
@@ -246,8 +259,22 @@ def rate_of_step(step):
     return 0.02 / (1 + step)
 
 
+def rate_of_epoch(epoch):
+    return 0.01 / (1 + epoch)
+
+
 def set_rate(step, optimizer):
     optimizer.learning_rate = rate_of_step(step - 1)
+
+
+def set_rate_of_epoch(step, optimizer):
+    optimizer.learning_rate = rate_of_epoch((step - 1) // (STEPS // EPOCHS))
+
+
+def cut_rate(step, optimizer):
+    """After the first epoch the loss never improves by that much."""
+    epoch = (step - 1) // (STEPS // EPOCHS)
+    optimizer.learning_rate = 0.01 * 0.5 ** max(0, epoch - 1)
 
 
 class RateByStep(keras.callbacks.Callback):
@@ -261,19 +288,30 @@ def callbacks(make, name, **arguments):
 
 CALLBACKS = [
     callbacks(
-        lambda folder: [keras.callbacks.EarlyStopping(monitor="loss")],
+        lambda folder: [
+            keras.callbacks.EarlyStopping(
+                monitor="loss", min_delta=1e9, patience=3
+            )
+        ],
         "EarlyStopping",
-    ),
-    callbacks(
-        lambda folder: [keras.callbacks.ReduceLROnPlateau(monitor="loss")],
-        "ReduceLROnPlateau",
+        epochs=EPOCHS,
+        ends_after=4,
     ),
     callbacks(
         lambda folder: [
-            keras.callbacks.LearningRateScheduler(lambda epoch: 0.005)
+            keras.callbacks.ReduceLROnPlateau(
+                monitor="loss", min_delta=1e9, patience=1, factor=0.5
+            )
         ],
+        "ReduceLROnPlateau",
+        epochs=EPOCHS,
+        reference={"before_step": cut_rate},
+    ),
+    callbacks(
+        lambda folder: [keras.callbacks.LearningRateScheduler(rate_of_epoch)],
         "LearningRateScheduler",
-        plain_optimizer=lambda: optimizers.Adam(0.005),
+        epochs=EPOCHS,
+        reference={"before_step": set_rate_of_epoch},
     ),
     callbacks(
         lambda folder: [RateByStep()],
@@ -292,6 +330,7 @@ CALLBACKS = [
     callbacks(
         lambda folder: [keras.callbacks.BackupAndRestore(folder / "backup")],
         "BackupAndRestore",
+        epochs=EPOCHS,
     ),
     callbacks(
         lambda folder: [keras.callbacks.CSVLogger(folder / "log.csv")],
@@ -307,8 +346,29 @@ CALLBACKS = [
         ],
         "SwapEMAWeights",
         optimizer=ema,
+        epochs=EPOCHS,
         reference={"zeroed": True},
         fit=arrays(validation_data=lambda x, y: (x[:8], y[:8])),
+    ),
+    callbacks(
+        lambda folder: [
+            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+        ],
+        "SwapEMAWeights inside loss scaling",
+        optimizer=lambda: optimizers.LossScaleOptimizer(ema()),
+        plain_optimizer=ema,
+        epochs=EPOCHS,
+        reference={"zeroed": True},
+    ),
+    callbacks(
+        lambda folder: [
+            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+        ],
+        "SwapEMAWeights, MultiOptimizer inside loss scaling",
+        optimizer=lambda: optimizers.LossScaleOptimizer(some_averaged()),
+        plain_optimizer=some_averaged,
+        epochs=EPOCHS,
+        reference={"zeroed": True},
     ),
     callbacks(
         lambda folder: [

@@ -24,6 +24,8 @@ SAMPLE = (
     "steps_per_execution",
     "endless generator",
     "ModelCheckpoint",
+    "EarlyStopping",
+    "SwapEMAWeights inside loss scaling",
     "BatchNormalization, Dropout",
 )
 
@@ -72,18 +74,23 @@ def test_same_as_a_plain_loop(configuration, recompile, tmp_path):
         np.testing.assert_allclose(a, b, atol=configuration.tolerance)
 
 
+def data(configuration):
+    return small.data(configurations.STEPS // configuration.epochs)
+
+
 def run_reference(configuration):
     """Freeze steps, statistics and final weights of the plain loop."""
     model = configuration.model()
     components = keras_grades.find_components(model)
     make = configuration.plain_optimizer or configuration.optimizer
     optimizer = make()
-    x, y = small.data(configurations.STEPS)
+    x, y = data(configuration)
     batches = small.batches(x, y, configurations.BATCH)
     if configuration.weights is not None:
         weights = configuration.weights(y)
         weights = small.batches(weights, y, configurations.BATCH)
         batches = [(*batch, w) for batch, (w, _) in zip(batches, weights)]
+    batches = batches * (configuration.ends_after or configuration.epochs)
     _, tau = keras_grades.rule.Rule(TAU).thresholds(components)
     trainable = list(model.trainable_variables)
     frozen_at, trace = reference.train(
@@ -121,6 +128,13 @@ def run_fit(configuration, recompile, folder):
     callbacks = (
         [grades, *others] if recompile == "always" else [*others, grades]
     )
-    x, y = small.data(configurations.STEPS)
-    model.fit(**configuration.fit(x, y), callbacks=callbacks, verbose=0)
+    x, y = data(configuration)
+    history = model.fit(
+        **configuration.fit(x, y),
+        epochs=configuration.epochs,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    ended = configuration.ends_after or configuration.epochs
+    assert len(history.epoch) == ended
     return grades, small.weights(model)
