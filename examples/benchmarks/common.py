@@ -119,21 +119,27 @@ class Turns:
 class InTurns(keras.callbacks.Callback):
     """Times each step, and lets the next run take one after it."""
 
-    def __init__(self, run, turns, rounds):
+    def __init__(self, run, turns, rounds=None):
         super().__init__()
         self.run = run
         self.turns = turns
         self.rounds = rounds
         self.seconds = []
+        # Seconds spent waiting for a turn, and when the last step ended.
+        self.waited = 0.0
+        self.ended = None
 
     def on_train_batch_begin(self, batch, logs=None):
+        began = time.perf_counter()
         self.turns.wait_for(self.run)
         self._began = time.perf_counter()
+        self.waited += self._began - began
 
     def on_train_batch_end(self, batch, logs=None):
         float(logs["loss"])  # Waits for the step.
-        self.seconds.append(time.perf_counter() - self._began)
-        if len(self.seconds) == WARM_UP + self.rounds:
+        self.ended = time.perf_counter()
+        self.seconds.append(self.ended - self._began)
+        if len(self.seconds) == self.rounds:
             self._model.stop_training = True
         self.turns.pass_on()
 
@@ -151,7 +157,7 @@ def time_in_turns(runs, rounds, planned):
         Dict from the name to an array of seconds a step.
     """
     turns = Turns(runs)
-    timers = {name: InTurns(name, turns, rounds) for name in runs}
+    timers = {n: InTurns(n, turns, WARM_UP + rounds) for n in runs}
 
     def fit(name):
         model, callbacks = runs[name]

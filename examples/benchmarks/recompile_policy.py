@@ -4,9 +4,15 @@
 
 Whole runs of `fit()`, compilation included, in which components freeze at
 prescribed steps: "auto" against the better of "always" and "never", and
-against a plain `fit()` over as many steps.
+against a plain `fit()` over as many steps. The four take their steps in
+turns, each by a clock of its own that stands still while it waits. What
+happens between two steps of a run, a few milliseconds, may overlap with the
+next one's.
 """
 
+import concurrent.futures
+import math
+import threading
 import time
 from unittest import mock
 
@@ -15,9 +21,14 @@ import keras
 import numpy as np
 
 import keras_grades
+from keras_grades import callback
+from keras_grades import installation
 from keras_grades import optimizer
 
 TARGET, TARGET_OF_PLAIN = 1.1, 1.02
+MODES = (None, "never", "auto", "always")
+# "always" is given up when it has taken so many times what "never" will take.
+HOPELESS = 1.5
 
 
 def early(n, steps):
@@ -44,78 +55,124 @@ SCHEDULES = {f.__name__: f for f in (early, even, late, one_by_one)}
 def main(argv=None):
     parser = common.parse_arguments(__doc__, rounds=1)
     parser.set_defaults(models=["minilm"])
-    parser.add_argument("--steps", type=int, nargs="+", default=[20, 80])
+    parser.add_argument("--steps", type=int, nargs="+", default=[20, 60])
     parser.add_argument(
         "--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES)
     )
     args = parser.parse_args(argv)
+    for model in args.models:
+        run_in_turns(model, 2, "early")  # The first in a process is slower.
     rows = [
-        row
+        measure(model, steps, schedule, args.rounds)
         for model in args.models
         for steps in args.steps
-        for row in measure(model, steps, args.schedules, args.rounds)
+        for schedule in args.schedules
     ]
     common.report("recompile_policy", rows, args.output)
 
 
-def measure(name, steps, schedules, rounds):
-    """Runs everything once a round, so that all meet the same machine."""
-    run(name, steps=2)  # The first run of a process takes longer.
+def measure(name, steps, schedule, rounds):
+    runs = [run_in_turns(name, steps, schedule) for _ in range(rounds)]
+    plain, never, auto, always = (
+        float(np.median([run[mode] for run in runs])) for mode in MODES
+    )
+    best = min(always, never)
+    return {
+        "model": name,
+        "steps": steps,
+        "freezes": schedule,
+        "plain s": plain,
+        "never s": never,
+        "always s": "given up" if math.isinf(always) else always,
+        "auto s": auto,
+        "auto / best": auto / best,
+        "auto / plain": auto / plain,
+        "reached": common.reached(
+            max(auto / best / TARGET, auto / plain / TARGET_OF_PLAIN), 1.0
+        ),
+    }
+
+
+def run_in_turns(name, steps, schedule):
+    """Seconds from the start of `fit()` to the end of its last step.
+
+    One for each mode, of which `None` is without GradES; infinite if it was
+    given up as hopeless. What comes after the last step is left out: to clear
+    away its input, TensorFlow may wait for the other runs.
+    """
+    turns = common.Turns(MODES)
+    timers = {mode: common.InTurns(mode, turns) for mode in MODES}
+    clock = Clock()
     seconds = {}
-    for _ in range(rounds):
-        keep(seconds, "plain", run(name, steps))
-        for schedule in schedules:
-            for mode in ("never", "auto", "always"):
-                taken = run(name, steps, mode, schedule)
-                keep(seconds, (mode, schedule), taken)
-    median = {key: float(np.median(s)) for key, s in seconds.items()}
-    for schedule in schedules:
-        never, auto, always = (
-            median[mode, schedule] for mode in ("never", "auto", "always")
-        )
-        best = min(always, never)
-        yield {
-            "model": name,
-            "steps": steps,
-            "freezes": schedule,
-            "plain s": median["plain"],
-            "never s": never,
-            "always s": always,
-            "auto s": auto,
-            "auto / best": auto / best,
-            "auto / plain": auto / median["plain"],
-            "reached": common.reached(
-                max(
-                    auto / best / TARGET,
-                    auto / median["plain"] / TARGET_OF_PLAIN,
-                ),
-                1.0,
-            ),
-        }
+
+    def fit(mode):
+        model, callbacks = prepared[mode]
+        turns.wait_for(mode)
+        clock.run_by(timers[mode])
+        began = clock.perf_counter()
+        try:
+            model.fit(
+                common.batches(),
+                steps_per_epoch=steps,
+                verbose=0,
+                callbacks=[timers[mode], *callbacks],
+            )
+        finally:
+            turns.leave(mode)
+        timer = timers[mode]
+        taken = timer.ended - timer.waited - began
+        seconds[mode] = taken if len(timer.seconds) == steps else math.inf
+
+    def is_hopeless():
+        never = timers["never"].seconds
+        to_come = (steps - len(never)) * np.median(never)
+        limit = HOPELESS * (sum(never) + to_come)
+        return sum(timers["always"].seconds) > limit
+
+    prepared = {mode: prepare(name, steps, mode, schedule) for mode in MODES}
+    prepared["always"][1].append(StopWhen(is_hopeless))
+    n = len(keras_grades.find_components(prepared[None][0]))
+    decide = prescribed(SCHEDULES[schedule](n, steps))
+    with (
+        mock.patch.object(optimizer, "decide", decide),
+        mock.patch.object(callback, "time", clock),
+        mock.patch.object(installation, "time", clock),
+        concurrent.futures.ThreadPoolExecutor(len(MODES)) as pool,
+    ):
+        list(pool.map(fit, MODES))  # Raises what a run has raised.
+    return seconds
 
 
-def keep(seconds, key, value):
-    seconds.setdefault(key, []).append(value)
-
-
-def run(name, steps, mode=None, schedule=None):
-    """Seconds that `fit()` takes."""
+def prepare(name, steps, mode, schedule):
+    """A compiled model, and the callbacks to train it with."""
     model = common.compile_model(common.build(name))
     if mode is None:
-        return fit(model, steps, [])
-    n = len(keras_grades.find_components(model))
-    decide = prescribed(SCHEDULES[schedule](n, steps))
+        return model, []
     grades = keras_grades.GradES(tau=1.0, alpha=0, recompile=mode, verbose=0)
-    with mock.patch.object(optimizer, "decide", decide):
-        return fit(model, steps, [grades])
+    return model, [grades]
 
 
-def fit(model, steps, callbacks):
-    began = time.perf_counter()
-    model.fit(
-        common.batches(), steps_per_epoch=steps, verbose=0, callbacks=callbacks
-    )
-    return time.perf_counter() - began
+class Clock:
+    """In each thread, the time that its run has not waited for its turn."""
+
+    def __init__(self):
+        self._of_thread = threading.local()
+
+    def run_by(self, timer):
+        self._of_thread.timer = timer
+
+    def perf_counter(self):
+        return time.perf_counter() - self._of_thread.timer.waited
+
+
+class StopWhen(keras.callbacks.Callback):
+    def __init__(self, is_hopeless):
+        super().__init__()
+        self.is_hopeless = is_hopeless
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.is_hopeless():
+            self._model.stop_training = True
 
 
 def prescribed(freeze_steps):
