@@ -30,7 +30,7 @@ def compiled():
 
 
 def batches():
-    return itertools.cycle(small.batches(*small.data(BATCHES)))
+    yield from itertools.cycle(small.batches(*small.data(BATCHES)))
 
 
 def growth(cycle):
