@@ -66,8 +66,14 @@ def compiled():
 
 
 def fit(model, *callbacks, batches=None):
+    # Arrays where they will do: TensorFlow may hang for a minute when it
+    # clears away an iterator over a generator.
+    x, y = small.data(BATCHES, BATCH) if batches is None else (batches, None)
     return model.fit(
-        batches or data(),
+        x,
+        y,
+        batch_size=BATCH if batches is None else None,
+        shuffle=False,
         steps_per_epoch=BATCHES,
         epochs=EPOCHS,
         validation_data=small.data(1),
