@@ -286,6 +286,16 @@ def callbacks(make, name, **arguments):
     return Configuration(name, callbacks=make, **arguments)
 
 
+def swapping_averages(name, **arguments):
+    return callbacks(
+        lambda folder: [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)],
+        name,
+        epochs=EPOCHS,
+        reference={"zeroed": True},
+        **arguments,
+    )
+
+
 CALLBACKS = [
     callbacks(
         lambda folder: [
@@ -340,35 +350,20 @@ CALLBACKS = [
         lambda folder: [keras.callbacks.TensorBoard(folder / "board")],
         "TensorBoard",
     ),
-    callbacks(
-        lambda folder: [
-            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
-        ],
+    swapping_averages(
         "SwapEMAWeights",
         optimizer=ema,
-        epochs=EPOCHS,
-        reference={"zeroed": True},
         fit=arrays(validation_data=lambda x, y: (x[:8], y[:8])),
     ),
-    callbacks(
-        lambda folder: [
-            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
-        ],
+    swapping_averages(
         "SwapEMAWeights inside loss scaling",
         optimizer=lambda: optimizers.LossScaleOptimizer(ema()),
         plain_optimizer=ema,
-        epochs=EPOCHS,
-        reference={"zeroed": True},
     ),
-    callbacks(
-        lambda folder: [
-            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
-        ],
+    swapping_averages(
         "SwapEMAWeights, MultiOptimizer inside loss scaling",
         optimizer=lambda: optimizers.LossScaleOptimizer(some_averaged()),
         plain_optimizer=some_averaged,
-        epochs=EPOCHS,
-        reference={"zeroed": True},
     ),
     callbacks(
         lambda folder: [

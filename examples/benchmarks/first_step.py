@@ -12,8 +12,7 @@ import common
 import numpy as np
 
 import keras_grades
-
-MONITORS = ("gradient", "gradient_change", "weight_change")
+from keras_grades.rule import MONITORS
 
 
 def main(argv=None):
