@@ -106,6 +106,12 @@ class GradES(keras.callbacks.Callback):
             Defaults to `True`.
         verbose: 0 is silent, 1 prints a line at the start and at the end, 2
             also one for what froze. Defaults to `1`.
+        cooldown: How long a component is annealed before it is frozen: an
+            integer, a number of steps, or a float, a multiple of the step at
+            which it has converged. From there on its updates are scaled by a
+            factor that falls linearly to 0; those of all that is no
+            component, by the mean of the components' factors. Defaults to
+            `0`: it freezes at once.
 
     Attributes:
         components: List of `Component`, in the order in which data meets
@@ -139,9 +145,12 @@ class GradES(keras.callbacks.Callback):
         truncate_backward: bool = False,
         restore_trainable: bool = True,
         verbose: int = 1,
+        cooldown: float | int = 0,
     ) -> None:
         super().__init__()
-        self.rule = Rule(tau, alpha, monitor, norm, patience, interval)
+        self.rule = Rule(
+            tau, alpha, monitor, norm, patience, interval, cooldown
+        )
         _check_ratio(max_frozen_ratio)
         check_mode(recompile)
         self.max_frozen_ratio = max_frozen_ratio
@@ -205,6 +214,7 @@ class GradES(keras.callbacks.Callback):
             norm=rule.norm,
             patience=rule.patience,
             interval=rule.interval,
+            cooldown=rule.cooldown,
             followers=followers,
         )
         optimizer.build(model.trainable_variables)
@@ -450,6 +460,7 @@ class GradES(keras.callbacks.Callback):
                 "grace_steps": self._optimizer.grace_steps,
                 "patience": rule.patience,
                 "interval": rule.interval,
+                "cooldown": rule.cooldown,
                 "max_frozen_ratio": self.max_frozen_ratio,
                 "recompile": self.recompile,
                 "truncate_backward": self.truncate_backward,

@@ -13,6 +13,7 @@ from keras_grades.component import Component
 from keras_grades.component import Followers
 from keras_grades.rule import Rule
 from keras_grades.rule import decide
+from keras_grades.rule import share_of_update
 
 # The statistics of so many steps are kept on the device, so that the host can
 # have all of them and look at few steps only.
@@ -32,8 +33,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     on with its gradients until it is frozen structurally.
 
     Its state is one entry a component: `statistic`, `below` (the measured
-    steps in a row below tau) and `frozen_at` (the step, or 0). It belongs to
-    `variables`, with that of the wrapped optimizer.
+    steps in a row below tau), `converged_at` and `frozen_at` (the step, or 0).
+    It belongs to `variables`, with that of the wrapped optimizer.
 
     `keras_grades.GradES` puts it on a model for one `fit()` and takes it off.
     Use it by itself in a custom training loop. On TensorFlow:
@@ -88,6 +89,12 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         interval: Integer, every how many steps is measured. Defaults to `1`.
         followers: List of `keras_grades.component.Followers`, variables that
             are frozen with components that lie above them. Defaults to `()`.
+        cooldown: How long a component is annealed before it is frozen: an
+            integer, a number of steps, or a float, a multiple of the step at
+            which it has converged. From there on its updates are scaled by a
+            factor that falls linearly to 0; those of all that is no
+            component, by the mean of the components' factors. Defaults to
+            `0`.
         name: String. Defaults to `"grades"`.
 
     Raises:
@@ -108,12 +115,15 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         patience: int = 0,
         interval: int = 1,
         followers: Sequence[Followers] = (),
+        cooldown: float | int = 0,
         name: str = "grades",
     ) -> None:
         _check_inner_optimizer(inner_optimizer)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
-        self.rule = Rule(tau, alpha, monitor, norm, patience, interval)
+        self.rule = Rule(
+            tau, alpha, monitor, norm, patience, interval, cooldown
+        )
         self.plan(total_steps)
         components, self.tau = self.rule.thresholds(list(components))
         if not components:
@@ -155,6 +165,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     @private.no_automatic_dependency_tracking
     def _index_components(self):
         groups = self.components + self.followers
+        # All that is in none of them is held back only by a cooldown.
+        self._others = len(groups) if self.rule.cooldown else None
         # The place of each variable's component, or after all components, of
         # its followers.
         self._group_index = {
@@ -182,6 +194,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             n, "zeros", "float32", name="statistic"
         )
         self.below = self.add_variable(n, "zeros", "int32", name="below")
+        self.converged_at = self.add_variable(
+            n, "zeros", "int32", name="converged_at"
+        )
         self.frozen_at = self.add_variable(
             n, "zeros", "int32", name="frozen_at"
         )
@@ -267,9 +282,12 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             self.build(variables)
 
-        # Where the variables that may be frozen are, those with a gradient,
-        # and which component or followers each belongs to.
-        groups = [self._group_index.get(self._var_key(v)) for v in variables]
+        # Where the variables are that may not take all of their update, those
+        # with a gradient, and which component or followers each belongs to.
+        groups = [
+            self._group_index.get(self._var_key(v), self._others)
+            for v in variables
+        ]
         at = [
             i
             for i, group in enumerate(groups)
@@ -298,19 +316,20 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             is_update,
         )
         # 2. The update of this step is applied, to all that is still active.
-        may_freeze = [variables[i] for i in at]
+        held = [variables[i] for i in at]
         of_group = np.array([groups[i] for i in at])
         backend.update_active(
             update,
             [grads[i] for i in at],
-            may_freeze,
+            held,
             ops.take(self._frozen(), of_group),
+            self._share_of_update(of_group),
             zero=private.gradients_reach_others(self.inner_optimizer),
         )
         # 3. Decide.
         of = np.array([groups[i] for i in measured], "int32")
         self._decide(self._statistic(norms(), of), is_update)
-        self._keep_averages(may_freeze, of_group)
+        self._keep_averages(held, of_group)
         self._count_step(is_update)
 
     def _keep_averages(self, variables, of_group):
@@ -323,16 +342,29 @@ class GradESOptimizer(keras.optimizers.Optimizer):
                 _assign(average, value, frozen[i])
 
     def _frozen(self):
-        """Whether frozen: each component, then each of the followers."""
+        """Whether frozen: components, then followers, then all others."""
         frozen = ops.convert_to_tensor(self.frozen_at) > 0
+        others = [ops.zeros((1,), "bool")] if self.rule.cooldown else []
         if not self.followers:
-            return frozen
+            return ops.concatenate([frozen, *others])
         places = np.arange(len(self.components))
         leads = np.stack(
             [np.isin(places, f.components) for f in self.followers]
         )
         followers = ops.all(ops.logical_or(frozen, ~leads), axis=-1)
-        return ops.concatenate([frozen, followers])
+        return ops.concatenate([frozen, followers, *others])
+
+    def _share_of_update(self, of_group):
+        """The share of its update that each variable takes, None if all."""
+        if not self.rule.cooldown:
+            return None
+        step = ops.cast(self._iterations, "int32") + 1
+        share = share_of_update(
+            ops.convert_to_tensor(self.converged_at), step, self.rule.cooldown
+        )
+        # What is no component settles down with those that are.
+        mean = ops.repeat(ops.mean(share), len(self.followers) + 1)
+        return ops.take(ops.concatenate([share, mean]), of_group)
 
     def _measure(self, gradients, variables, is_update):
         """Returns a function that gives the norms once the update is applied.
@@ -378,15 +410,17 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         rule = self.rule
         step = ops.cast(self._iterations, "int32") + 1
         active = ops.equal(self.frozen_at, 0)
-        below, frozen_at = decide(
+        below, converged_at, frozen_at = decide(
             statistic,
             ops.convert_to_tensor(self.below),
+            ops.convert_to_tensor(self.converged_at),
             ops.convert_to_tensor(self.frozen_at),
             step,
             ops.convert_to_tensor(self.tau),
             grace_steps=self.grace_steps,
             patience=rule.patience,
             interval=rule.interval,
+            cooldown=rule.cooldown,
         )
         row = ops.equal(
             np.arange(TRACE_ROWS, dtype="int32")[:, None],
@@ -404,6 +438,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             is_update,
         )
         _assign(self.below, below, is_update)
+        _assign(self.converged_at, converged_at, is_update)
         _assign(self.frozen_at, frozen_at, is_update)
 
     def _count_step(self, is_update):
@@ -496,6 +531,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             **self.state,
             "statistic": self.statistic,
             "below": self.below,
+            "converged_at": self.converged_at,
             **previous,
         }
 
@@ -525,6 +561,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             "norm": self.rule.norm,
             "patience": self.rule.patience,
             "interval": self.rule.interval,
+            "cooldown": self.rule.cooldown,
             "followers": [
                 {
                     "variables": self._places(group.variables),

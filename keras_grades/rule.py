@@ -18,36 +18,84 @@ NORMS = ("l1", "mean_l1", "l2")
 
 
 def decide(
-    statistic, below, frozen_at, step, tau, *, grace_steps, patience, interval
+    statistic,
+    below,
+    converged_at,
+    frozen_at,
+    step,
+    tau,
+    *,
+    grace_steps,
+    patience,
+    interval,
+    cooldown=0,
 ):
     """Takes one step of the rule, for all n components at once.
 
-    A component freezes at a measured step, after the grace period, when its
+    A component converges at a measured step, after the grace period, when its
     statistic was below tau on `patience + 1` measured steps in a row. NaN and
-    infinity are not below anything.
+    infinity are not below anything. It freezes when it has cooled down: at
+    once, unless there is a `cooldown`.
 
     Args:
         statistic: Float tensor of shape `(n,)`, what was measured.
         below: Integer tensor of shape `(n,)`, the measured steps in a row on
             which the statistic was below tau.
+        converged_at: Integer tensor of shape `(n,)`, 0 where it has not.
         frozen_at: Integer tensor of shape `(n,)`, 0 where still active.
         step: Integer scalar, this step, counted from 1.
         tau: Float tensor of shape `(n,)`.
         grace_steps: Integer, the first step that may freeze.
         patience: Integer.
         interval: Integer, a step is measured if it is a multiple of it.
+        cooldown: Integer, a number of steps, or float, a multiple of
+            `converged_at`. Defaults to `0`.
 
     Returns:
-        The new `below` and `frozen_at`.
+        The new `below`, `converged_at` and `frozen_at`.
     """
     measured = ops.equal(step % interval, 0)
     counted = ops.where(statistic < tau, below + 1, ops.zeros_like(below))
     below = ops.where(measured, counted, below)
-    converged = ops.logical_and(below > patience, step >= grace_steps)
-    freezes = ops.logical_and(
-        ops.logical_and(measured, converged), ops.equal(frozen_at, 0)
+    converges = ops.logical_and(below > patience, step >= grace_steps)
+    converges = ops.logical_and(
+        ops.logical_and(measured, converges), ops.equal(converged_at, 0)
     )
-    return below, ops.where(freezes, step, frozen_at)
+    converged_at = ops.where(converges, step, converged_at)
+    freezes = ops.logical_and(
+        ops.logical_and(converged_at > 0, ops.equal(frozen_at, 0)),
+        step >= converged_at + cooldown_steps(converged_at, cooldown),
+    )
+    return below, converged_at, ops.where(freezes, step, frozen_at)
+
+
+def share_of_update(converged_at, step, cooldown):
+    """The share of its update that each component takes at a step.
+
+    All of it until it has converged; then it falls linearly, and is 0 from
+    the step after it has cooled down. As FreezeOut (Brock et al., 2017)
+    anneals the learning rate of each layer, but from where it has converged.
+
+    Args:
+        converged_at: Integer tensor of shape `(n,)`, before this step.
+        step: Integer scalar, this step.
+        cooldown: As in `decide`.
+
+    Returns:
+        Float tensor of shape `(n,)`.
+    """
+    since = ops.cast(step - converged_at, "float32")
+    steps = cooldown_steps(converged_at, cooldown)
+    left = 1 - since / ops.cast(steps + 1, "float32")
+    return ops.where(converged_at > 0, ops.maximum(left, 0.0), 1.0)
+
+
+def cooldown_steps(converged_at, cooldown):
+    """How long each component cools down, in steps."""
+    if isinstance(cooldown, numbers.Integral):
+        return int(cooldown)
+    steps = cooldown * ops.cast(converged_at, "float32")
+    return ops.cast(ops.floor(steps), "int32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +108,7 @@ class Rule:
     norm: str = "l1"
     patience: int = 0
     interval: int = 1
+    cooldown: float | int = 0
 
     def __post_init__(self):
         _check_tau(self.tau)
@@ -68,6 +117,7 @@ class Rule:
         _check_choice("norm", self.norm, NORMS)
         _check_integer("patience", self.patience, at_least=0)
         _check_integer("interval", self.interval, at_least=1)
+        _check_cooldown(self.cooldown)
 
     def grace_steps(self, total_steps):
         """The length of the grace period, given the planned steps or None."""
@@ -184,6 +234,18 @@ def _check_alpha(alpha):
             "or an integer >= 0, a number of steps. Received: "
             f"alpha={alpha!r}"
         )
+
+
+def _check_cooldown(cooldown):
+    what = (
+        "`cooldown` must be an integer >= 0, a number of steps, or a float "
+        ">= 0, a multiple of the step at which a component has converged. "
+        f"Received: cooldown={cooldown!r}"
+    )
+    if not _is_real(cooldown):
+        raise TypeError(f"{what} of type {type(cooldown).__name__}")
+    if not (cooldown >= 0 and math.isfinite(cooldown)):
+        raise ValueError(what)
 
 
 def _check_choice(name, value, choices):

@@ -95,6 +95,29 @@ NORMS = {
 }
 
 
+def end_of(converged_at, cooldown):
+    """The step at which what has converged then has cooled down."""
+    steps = cooldown if isinstance(cooldown, int) else cooldown * converged_at
+    return converged_at + int(steps)
+
+
+def anneal(variables, start, groups, converged_at, step, cooldown):
+    """Takes back some of the last update, where it is scaled."""
+    shares = []
+    for converged in converged_at:
+        length = end_of(converged, cooldown) - converged
+        left = 1 - (step - converged) / (length + 1)
+        shares.append(max(left, 0) if converged else 1)
+    mean = sum(shares) / len(shares)
+    share_of = {
+        id(v): share for share, group in zip(shares, groups) for v in group
+    }
+    for v, before in zip(variables, start):
+        share = share_of.get(id(v), mean)
+        if share < 1 and v.trainable:
+            v.assign(before + share * (numpy(v) - before))
+
+
 def train(
     model,
     optimizer,
@@ -107,6 +130,7 @@ def train(
     norm="l1",
     patience=0,
     interval=1,
+    cooldown=0,
     followers=(),
     accumulate=1,
     before_step=None,
@@ -118,6 +142,8 @@ def train(
         batches: List of `(x, y)` or `(x, y, sample_weight)`.
         groups: One list of variables a component.
         tau: One threshold a component.
+        cooldown: Integer, steps, or float, a multiple of the step at which a
+            component has converged, in which it is annealed until it freezes.
         followers: Pairs of a list of variables and a list of places in
             `groups`: the variables are frozen once all of those are.
         accumulate: Number of batches whose gradients are averaged.
@@ -133,6 +159,7 @@ def train(
     all_variables = list(model.trainable_variables)
     optimizer.build(all_variables)
     frozen_at = [0] * len(groups)
+    converged_at = [0] * len(groups)
     below = [0] * len(groups)
     previous = [None] * len(groups)
     trace = []
@@ -156,6 +183,7 @@ def train(
         ]
         if before_step is not None:
             before_step(t, optimizer)
+        start = [numpy(v) for v in all_variables] if cooldown else []
         if zeroed:
             values = [np.copy(_array(v)) for v in all_variables]
             apply(
@@ -171,6 +199,8 @@ def train(
                     v.assign(value)
         else:
             apply(optimizer, grads, variables)
+        if cooldown:
+            anneal(all_variables, start, groups, converged_at, t, cooldown)
         row = []
         for i, group in enumerate(groups):
             if frozen_at[i]:
@@ -189,10 +219,16 @@ def train(
             row.append(s)
             if t % interval == 0:
                 below[i] = below[i] + 1 if s < tau[i] else 0
-                if t >= grace_steps and below[i] >= patience + 1:
-                    frozen_at[i] = t
-                    for v in group:
-                        v.trainable = False
+                if (
+                    t >= grace_steps
+                    and below[i] >= patience + 1
+                    and not converged_at[i]
+                ):
+                    converged_at[i] = t
+            if converged_at[i] and t == end_of(converged_at[i], cooldown):
+                frozen_at[i] = t
+                for v in group:
+                    v.trainable = False
         for variables, leaders in followers:
             if all(frozen_at[i] for i in leaders):
                 for v in variables:

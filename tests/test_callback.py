@@ -73,6 +73,13 @@ def test_stops_at_max_frozen_ratio():
     assert sum(c.frozen_at is None for c in grades.components) == 6
 
 
+def test_stops_when_all_have_cooled_down():
+    grades = GradES(HUGE, alpha=5, cooldown=4, verbose=0)
+    fit(compiled(), grades)
+    assert {c.frozen_at for c in grades.components} == {9}
+    assert grades.stopped_step == 9
+
+
 def test_does_not_stop_before_max_frozen_ratio():
     tau = {"block_0": HUGE, "block_1": TINY}
     grades = GradES(tau, alpha=3, max_frozen_ratio=0.51, verbose=0)

@@ -12,6 +12,12 @@ import small
 import keras_grades
 
 GRACE = 4
+# How what has converged is frozen.
+WAYS = {
+    "always": {"recompile": "always"},
+    "never": {"recompile": "never"},
+    "cooldown": {"recompile": "always", "cooldown": 3},
+}
 # Half of the components freeze when the grace period ends, the others never,
 # so that what is compared does not hang on the last bit of a statistic.
 FREEZING = r"query|attention_output|up"
@@ -32,16 +38,11 @@ SAMPLE = (
 
 def cases():
     for i, configuration in enumerate(configurations.ALL):
-        for recompile in ("always", "never"):
-            is_sampled = configuration.name in SAMPLE and (
-                recompile == ("always", "never")[i % 2]
-            )
+        for j, way in enumerate(WAYS):
+            is_sampled = configuration.name in SAMPLE and j == i % len(WAYS)
             marks = () if is_sampled else pytest.mark.long
             yield pytest.param(
-                configuration,
-                recompile,
-                marks=marks,
-                id=f"{configuration}-{recompile}",
+                configuration, way, marks=marks, id=f"{configuration}-{way}"
             )
 
 
@@ -58,14 +59,16 @@ def _dynamo_without_inductor(monkeypatch):
         monkeypatch.setattr(torch, "compile", compile_eagerly)
 
 
-@pytest.mark.parametrize(("configuration", "recompile"), cases())
-def test_same_as_a_plain_loop(configuration, recompile, tmp_path):
+@pytest.mark.parametrize(("configuration", "way"), cases())
+def test_same_as_a_plain_loop(configuration, way, tmp_path):
     backend = keras.backend.backend()
     if backend in configuration.unsupported:
         pytest.skip(configuration.unsupported[backend])
-    frozen_at, trace, expected = run_reference(configuration)
+    frozen_at, trace, expected = run_reference(
+        configuration, WAYS[way].get("cooldown", 0)
+    )
     assert 0 < np.count_nonzero(frozen_at) < len(frozen_at)
-    grades, actual = run_fit(configuration, recompile, tmp_path)
+    grades, actual = run_fit(configuration, WAYS[way], tmp_path)
     assert [c.frozen_at or 0 for c in grades.components] == frozen_at
     np.testing.assert_allclose(
         grades.trace["statistic"], trace, rtol=1e-3, atol=1e-6
@@ -78,7 +81,7 @@ def data(configuration):
     return small.data(configurations.STEPS // configuration.epochs)
 
 
-def run_reference(configuration):
+def run_reference(configuration, cooldown):
     """Freeze steps, statistics and final weights of the plain loop."""
     model = configuration.model()
     components = keras_grades.find_components(model)
@@ -101,6 +104,7 @@ def run_reference(configuration):
         [c.variables for c in components],
         tau=tau,
         grace_steps=GRACE,
+        cooldown=cooldown,
         **configuration.reference,
     )
     frozen = [v for v in trainable if not v.trainable]
@@ -111,7 +115,7 @@ def run_reference(configuration):
     return frozen_at, trace, small.weights(model)
 
 
-def run_fit(configuration, recompile, folder):
+def run_fit(configuration, way, folder):
     model = configuration.model()
     model.compile(
         **{
@@ -120,13 +124,11 @@ def run_fit(configuration, recompile, folder):
             **configuration.compile,
         }
     )
-    grades = keras_grades.GradES(
-        TAU, alpha=GRACE, recompile=recompile, verbose=0
-    )
+    grades = keras_grades.GradES(TAU, alpha=GRACE, verbose=0, **way)
     others = configuration.callbacks(folder)
     # First or last, in turns.
     callbacks = (
-        [grades, *others] if recompile == "always" else [*others, grades]
+        [grades, *others] if way["recompile"] == "always" else [*others, grades]
     )
     x, y = data(configuration)
     history = model.fit(

@@ -146,8 +146,8 @@ def run_fit(arguments, tau, recompile, callbacks=(), **compile_arguments):
     return callback, model.get_weights()
 
 
-def check_against_reference(arguments, recompile):
-    tau = middle_tau(arguments)
+def check_against_reference(arguments, recompile, tau=None):
+    tau = tau or middle_tau(arguments)
     frozen_at, trace, weights = run_reference(arguments, tau)
     assert 0 < np.count_nonzero(frozen_at) < len(frozen_at)
 
@@ -178,6 +178,25 @@ def test_same_as_a_plain_loop_everywhere(arguments):
     check_against_reference(arguments, recompile)
 
 
+COOLING = [
+    ("sgd", "unclipped", "gradient", "l1", "at_once", 4, "never"),
+    ("adamw", "clipped", "weight_change", "mean_l1", "patience", 0.5, "always"),
+    ("adam", "clipped", "gradient_change", "l2", "interval", 3, "always"),
+]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "clip", "monitor", "norm", "when", "cooldown", "recompile"),
+    COOLING,
+)
+def test_cooling_down_is_the_same_as_in_a_plain_loop(
+    optimizer, clip, monitor, norm, when, cooldown, recompile
+):
+    arguments = case(optimizer, clip, monitor, norm, when)
+    tau = middle_tau(arguments)
+    check_against_reference({**arguments, "cooldown": cooldown}, recompile, tau)
+
+
 class Weights(keras.callbacks.Callback):
     """Keeps the value of each component's variables after each step."""
 
@@ -197,17 +216,27 @@ class Weights(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "recompile"),
-    [("sgd", "always"), ("adamw", "never"), ("adamw", 2)],
+    ("optimizer", "recompile", "cooldown"),
+    [
+        ("sgd", "always", 0),
+        ("adamw", "never", 0),
+        ("adamw", 2, 0),
+        ("adamw", "never", 2),
+    ],
 )
-def test_frozen_means_frozen_bit_for_bit(optimizer, recompile):
+def test_frozen_means_frozen_bit_for_bit(optimizer, recompile, cooldown):
     tau = middle_tau(
         case(optimizer, "unclipped", "gradient", "mean_l1", "at_once")
     )
     model = small.transformer()
     model.compile(OPTIMIZERS[optimizer](), small.loss())
     grades = keras_grades.GradES(
-        tau, alpha=GRACE, norm="mean_l1", recompile=recompile, verbose=0
+        tau,
+        alpha=GRACE,
+        norm="mean_l1",
+        recompile=recompile,
+        cooldown=cooldown,
+        verbose=0,
     )
     weights = Weights(grades)
     x, y = small.data(STEPS, BATCH)

@@ -55,6 +55,8 @@ SETTINGS = {
     "after_the_interruption": {"tau": TAU, "alpha": 0.6},
     "while_it_counts": {"tau": 1e30, "alpha": 3, "patience": 16},
     "logically": {"tau": TAU, "alpha": ALPHA, "recompile": "never"},
+    # From step 7 on; it is interrupted after step 15.
+    "cooling_down": {"tau": TAU, "alpha": ALPHA, "cooldown": 12},
     "weight_change": {"tau": TAU, "alpha": ALPHA, "monitor": "weight_change"},
 }
 

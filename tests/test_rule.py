@@ -1,5 +1,7 @@
 """The rule, as a pure function and as arguments."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -10,24 +12,27 @@ from hypothesis import strategies as st
 from keras_grades.component import Component
 from keras_grades.rule import Rule
 from keras_grades.rule import decide
+from keras_grades.rule import share_of_update
 
 NAN, INF = float("nan"), float("inf")
 
 
-def freeze_steps(rows, tau, grace_steps, patience, interval):
+def freeze_steps(rows, tau, grace_steps, patience, interval, cooldown=0):
     """Steps through `decide`; the freeze step of each component."""
     n = len(rows[0])
-    below, frozen_at = np.zeros(n, "int32"), np.zeros(n, "int32")
+    below, converged_at, frozen_at = np.zeros((3, n), "int32")
     for t, row in enumerate(rows, start=1):
-        below, frozen_at = decide(
+        below, converged_at, frozen_at = decide(
             keras.ops.array(row, "float32"),
             keras.ops.convert_to_tensor(below),
+            keras.ops.convert_to_tensor(converged_at),
             keras.ops.convert_to_tensor(frozen_at),
             t,
             keras.ops.array(tau, "float32"),
             grace_steps=grace_steps,
             patience=patience,
             interval=interval,
+            cooldown=cooldown,
         )
     return keras.ops.convert_to_numpy(frozen_at).tolist()
 
@@ -80,8 +85,9 @@ def test_what_is_not_finite_is_never_below(bad):
     grace_steps=st.integers(0, 8),
     patience=st.integers(0, 3),
     interval=st.integers(1, 3),
+    cooldown=st.one_of(st.integers(0, 4), st.sampled_from([0.0, 0.5, 1.5])),
 )
-def test_the_rule_of_the_paper(rows, grace_steps, patience, interval):
+def test_the_rule_of_the_paper(rows, grace_steps, patience, interval, cooldown):
     expected = []
     for i in range(3):
         measured = [
@@ -96,9 +102,27 @@ def test_the_rule_of_the_paper(rows, grace_steps, patience, interval):
             if t >= grace_steps and long_enough and all(b for _, b in window):
                 frozen_at = t
                 break
-        expected.append(frozen_at)
-    actual = freeze_steps(rows, [1.0] * 3, grace_steps, patience, interval)
+        # Then it cools down, in so many steps, or so many times as many.
+        if isinstance(cooldown, float):
+            frozen_at += math.floor(cooldown * frozen_at)
+        elif frozen_at:
+            frozen_at += cooldown
+        expected.append(frozen_at if frozen_at <= len(rows) else 0)
+    actual = freeze_steps(
+        rows, [1.0] * 3, grace_steps, patience, interval, cooldown
+    )
     assert actual == expected
+
+
+@pytest.mark.parametrize(
+    ("cooldown", "shares"),
+    [(0, [1, 0, 0]), (3, [1, 0.75, 0.5, 0.25, 0, 0]), (0.2, [1, 0.5, 0])],
+)
+def test_updates_are_scaled_down_until_it_is_frozen(cooldown, shares):
+    converged_at = keras.ops.convert_to_tensor(np.array([5, 0], "int32"))
+    for i, share in enumerate(shares):
+        actual = share_of_update(converged_at, 5 + i, cooldown)
+        assert keras.ops.convert_to_numpy(actual).tolist() == [share, 1]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +148,10 @@ def test_the_rule_of_the_paper(rows, grace_steps, patience, interval):
         ({"norm": "l3"}, ValueError, "'mean_l1'"),
         ({"patience": -1}, ValueError, "patience=-1"),
         ({"patience": 1.5}, TypeError, "patience=1.5"),
+        ({"cooldown": -1}, ValueError, "cooldown=-1"),
+        ({"cooldown": INF}, ValueError, "cooldown=inf"),
+        ({"cooldown": "1"}, TypeError, "cooldown='1' of type str"),
+        ({"cooldown": True}, TypeError, "cooldown=True"),
         ({"interval": 0}, ValueError, "`interval` must be >= 1"),
         ({"interval": True}, TypeError, "interval=True"),
     ],

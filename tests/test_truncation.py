@@ -229,14 +229,17 @@ OPTIMIZERS = {
 }
 
 
-def fit(model, optimizer, recompile, truncate_backward, callbacks=()):
-    """Freezes all of the first block at step `GRACE`, and nothing else."""
+def fit(
+    model, optimizer, recompile, truncate_backward, callbacks=(), cooldown=0
+):
+    """Freezes all of the first block from step `GRACE`, and nothing else."""
     model.compile(OPTIMIZERS[optimizer](), small.loss())
     grades = keras_grades.GradES(
         tau={"block_0": 1e30, "": 1e-30},
         alpha=GRACE,
         recompile=recompile,
         truncate_backward=truncate_backward,
+        cooldown=cooldown,
         verbose=0,
     )
     x, y = token_batches()
@@ -270,10 +273,15 @@ def lies_below(path):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "recompile"),
-    [("sgd", "never"), ("adamw", "never"), ("sgd", "always")],
+    ("optimizer", "recompile", "cooldown"),
+    [
+        ("sgd", "never", 0),
+        ("adamw", "never", 0),
+        ("sgd", "always", 0),
+        ("adamw", "never", 2),
+    ],
 )
-def test_same_as_freezing_by_hand(optimizer, recompile):
+def test_same_as_freezing_by_hand(optimizer, recompile, cooldown):
     by_hand = text_model()
     components = keras_grades.find_components(by_hand)
     first = [i for i, c in enumerate(components) if "block_0" in c.name]
@@ -292,16 +300,17 @@ def test_same_as_freezing_by_hand(optimizer, recompile):
         [c.variables for c in components],
         tau=[1e30 if i in first else 1e-30 for i in range(len(components))],
         grace_steps=GRACE,
+        cooldown=cooldown,
         followers=[(below, first)],
     )
     model, values = text_model(), Values()
-    grades = fit(model, optimizer, recompile, True, [values])
+    grades = fit(model, optimizer, recompile, True, [values], cooldown)
     assert [c.frozen_at or 0 for c in grades.components] == frozen_at
     for actual, expected in zip(model.get_weights(), by_hand.get_weights()):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
     # And bit for bit still from the step after on.
     for path, last in values.after_step[-1].items():
-        frozen = values.after_step[GRACE - 1][path]
+        frozen = values.after_step[GRACE + cooldown - 1][path]
         assert np.array_equal(frozen, last) == lies_below(path), path
 
 

@@ -4,8 +4,8 @@ Each backend's module has the same functions:
 
 - `norms(tensors, norm)`: the norm of each of an iterable of tensors, in
   float32.
-- `update_active(update, gradients, variables, frozen, zero)`: an optimizer's
-  update that leaves alone what is frozen.
+- `update_active(update, gradients, variables, frozen, share, zero)`: an
+  optimizer's update that leaves alone what is frozen.
 - `snapshot(variables)`: their values, which stay when these are assigned to.
 - `with_frozen_ratio(train_step, model)`: the train step with one more log.
 - `read(optimizer, model, output)`: the optimizer's state, on the host.

@@ -33,10 +33,10 @@ def norms(tensors, norm):
     return jnp.stack([jnp.sum(jnp.abs(t)) for t in tensors])
 
 
-def update_active(update, gradients, variables, frozen, zero):
+def update_active(update, gradients, variables, frozen, share, zero):
     """Without a branch, and without copies: no array ever changes."""
     before = snapshot(variables)
-    update_masked(update, gradients, variables, before, frozen, zero)
+    update_masked(update, gradients, variables, before, frozen, share, zero)
 
 
 def snapshot(variables):

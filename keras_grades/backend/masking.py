@@ -4,12 +4,14 @@ A zero gradient is not enough: weight decay, momentum, moving averages and
 constraints move a variable all the same. So the old value is put back. The
 gradient is zeroed as well where it would reach others: global-norm clipping
 adds up all of them. Elsewhere that would be compiled and computed for nothing.
+
+What cools down takes a share of its update: it is put back part of the way.
 """
 
 from keras import ops
 
 
-def update_masked(update, gradients, variables, before, frozen, zero):
+def update_masked(update, gradients, variables, before, frozen, share, zero):
     """Updates, then puts back what is frozen, without a branch.
 
     Args:
@@ -18,35 +20,37 @@ def update_masked(update, gradients, variables, before, frozen, zero):
         variables: List of k `keras.Variable`.
         before: List of their k values, which stay.
         frozen: Boolean tensor of shape `(k,)`.
+        share: Float tensor of shape `(k,)`, the share of its update that each
+            takes, 0 for what is frozen; or None, if all others take all.
         zero: Boolean, whether gradients of what is frozen are zeroed.
     """
     update(_zeroed(gradients, frozen) if zero else gradients)
-    _put_back(variables, before, frozen)
+    _put_back(variables, before, frozen, share)
 
 
-def update_branching(update, gradients, variables, frozen, zero):
-    """The same, with no work for the weights while none of them is frozen.
+def update_branching(update, gradients, variables, frozen, share, zero):
+    """The same, with no work for the weights while all take all of it.
 
     For backends that would really make the copies. In the other branch the
     gradients stand in for the copies: same shapes, and no memory, but for
     the sparse gradients of embeddings.
     """
-    any_frozen = ops.any(frozen)
+    any_held = ops.any(frozen if share is None else share < 1)
     before = ops.cond(
-        any_frozen,
+        any_held,
         lambda: copies(variables),
         lambda: list(map(_stand_in, gradients, variables)),
     )
     if zero:
         gradients = ops.cond(
-            any_frozen,
+            any_held,
             lambda: _zeroed(gradients, frozen),
             lambda: gradients,
         )
     update(gradients)
     ops.cond(
-        any_frozen,
-        lambda: _put_back(variables, before, frozen),
+        any_held,
+        lambda: _put_back(variables, before, frozen, share),
         lambda: None,
     )
 
@@ -70,8 +74,16 @@ def _zeroed(gradients, frozen):
     ]
 
 
-def _put_back(variables, before, frozen):
+def _put_back(variables, before, frozen, share):
     for i, (variable, value) in enumerate(zip(variables, before)):
-        variable.assign(
-            ops.where(frozen[i], value, ops.convert_to_tensor(variable))
-        )
+        updated = ops.convert_to_tensor(variable)
+        if share is not None:
+            updated = _part_of_the_way(value, updated, share[i])
+        variable.assign(ops.where(frozen[i], value, updated))
+
+
+def _part_of_the_way(old, new, share):
+    start, end = ops.cast(old, "float32"), ops.cast(new, "float32")
+    between = ops.cast(start + share * (end - start), new.dtype)
+    # Exactly where it was to go, if all of the way.
+    return ops.where(share < 1, between, new)

@@ -32,14 +32,14 @@ def norms(tensors, norm):
     return tf.stack([tf.reduce_sum(tf.abs(t)) for t in tensors])
 
 
-def update_active(update, gradients, variables, frozen, zero):
+def update_active(update, gradients, variables, frozen, share, zero):
     """Branches; the gradient of an embedding may be sparse, and stays so."""
 
     def update_all(values):
         update([_like(g, value) for g, value in zip(gradients, values)])
 
     values = [g.values if _is_sparse(g) else g for g in gradients]
-    update_branching(update_all, values, variables, frozen, zero)
+    update_branching(update_all, values, variables, frozen, share, zero)
 
 
 def _like(gradient, values):

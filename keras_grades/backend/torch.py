@@ -46,16 +46,16 @@ def norms_at_once(tensors, norm):
     return torch.stack(torch._foreach_norm(tensors, 2 if norm == "l2" else 1))
 
 
-def update_active(update, gradients, variables, frozen, zero):
+def update_active(update, gradients, variables, frozen, share, zero):
     """Branches where looking at a flag costs nothing, on the CPU.
 
     Elsewhere, and inside `torch.compile`, a branch would make the host wait.
     """
     if frozen.device.type == "cpu" and not torch.compiler.is_compiling():
-        update_branching(update, gradients, variables, frozen, zero)
+        update_branching(update, gradients, variables, frozen, share, zero)
     else:
         before = snapshot(variables)
-        update_masked(update, gradients, variables, before, frozen, zero)
+        update_masked(update, gradients, variables, before, frozen, share, zero)
 
 
 def with_frozen_ratio(train_step, model):
