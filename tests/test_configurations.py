@@ -16,7 +16,7 @@ GRACE = 4
 WAYS = {
     "always": {"recompile": "always"},
     "never": {"recompile": "never"},
-    "cooldown": {"recompile": "always", "cooldown": 3},
+    "cooldown": {"recompile": "always", "cooldown": 1},
 }
 # Half of the components freeze when the grace period ends, the others never,
 # so that what is compared does not hang on the last bit of a statistic.
