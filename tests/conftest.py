@@ -26,3 +26,14 @@ def _fresh_session():
     """Each test starts from the same names, seed and memory."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_what_was_compiled():
+    """XLA maps memory for all that it compiles, some 200 times a test.
+
+    Linux allows 65530 maps a process; then XLA aborts.
+    """
+    yield
+    if keras.backend.backend() == "jax":
+        jax.clear_caches()
