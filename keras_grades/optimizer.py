@@ -343,16 +343,17 @@ class GradESOptimizer(keras.optimizers.Optimizer):
 
     def _frozen(self):
         """Whether frozen: components, then followers, then all others."""
-        frozen = ops.convert_to_tensor(self.frozen_at) > 0
-        others = [ops.zeros((1,), "bool")] if self.rule.cooldown else []
-        if not self.followers:
-            return ops.concatenate([frozen, *others])
-        places = np.arange(len(self.components))
-        leads = np.stack(
-            [np.isin(places, f.components) for f in self.followers]
-        )
-        followers = ops.all(ops.logical_or(frozen, ~leads), axis=-1)
-        return ops.concatenate([frozen, followers, *others])
+        components = ops.convert_to_tensor(self.frozen_at) > 0
+        frozen = [components]
+        if self.followers:
+            places = np.arange(len(self.components))
+            leads = np.stack(
+                [np.isin(places, f.components) for f in self.followers]
+            )
+            frozen.append(ops.all(ops.logical_or(components, ~leads), axis=-1))
+        if self.rule.cooldown:
+            frozen.append(ops.zeros((1,), "bool"))
+        return ops.concatenate(frozen) if len(frozen) > 1 else components
 
     def _share_of_update(self, of_group):
         """The share of its update that each variable takes, None if all."""
