@@ -26,7 +26,9 @@ HOOKS = (
     "on_test_begin",
     "on_train_end",
 )
+DATA = ("data", "generator")
 PLACES = (*HOOKS, "data", "rebuild", "train function")
+BACKEND = keras.backend.backend()
 
 
 class Fault(Exception):
@@ -49,13 +51,29 @@ class FaultyCallback(keras.callbacks.Callback):
         setattr(self, hook, count)
 
 
-def data(n=None, error=None):
+def generator(n, error):
     """A generator of the batches, which raises before its n-th."""
     batches = small.batches(*small.data(BATCHES, BATCH), BATCH)
     for count, batch in enumerate(itertools.cycle(batches), start=1):
         if count == n:
             raise error
         yield batch
+
+
+def dataset(n, error):
+    """The same as a `tf.data.Dataset`."""
+    import tensorflow as tf
+
+    def check(count, batch):
+        name = type(error).__name__
+        with tf.control_dependencies(
+            [tf.debugging.assert_less(count, tf.cast(n, count.dtype), name)]
+        ):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    batches = tf.data.Dataset.from_tensor_slices(small.data(BATCHES, BATCH))
+    batches = batches.batch(BATCH).repeat()
+    return batches.enumerate(start=1).map(check)
 
 
 def compiled():
@@ -66,8 +84,8 @@ def compiled():
 
 
 def fit(model, *callbacks, batches=None):
-    # Arrays where they will do: TensorFlow may hang for a minute when it
-    # clears away an iterator over a generator.
+    # Arrays where they will do: TensorFlow may hang for minutes when it clears
+    # away an iterator over a generator.
     x, y = small.data(BATCHES, BATCH) if batches is None else (batches, None)
     return model.fit(
         x,
@@ -106,8 +124,10 @@ def run_with_fault(model, grades, place, n, error):
     patch = pytest.MonkeyPatch()
     if place in HOOKS:
         callbacks.insert(n % 2, FaultyCallback(place, n, error))
+    elif place == "generator":
+        batches = generator(n, error)
     elif place == "data":
-        batches = data(n, error)
+        batches = (dataset if BACKEND == "tensorflow" else generator)(n, error)
     else:
         raise_in_functions(patch, type(model), place, n, error)
     with patch.context():
@@ -117,8 +137,8 @@ def run_with_fault(model, grades, place, n, error):
             assert raised is error
             return True
         except Exception as wrapped:
-            # TensorFlow wraps what a generator raises.
-            assert place == "data" and type(error).__name__ in str(wrapped)
+            # TensorFlow wraps what is raised in its data.
+            assert place in DATA and type(error).__name__ in str(wrapped)
             return True
         finally:
             patch.undo()
@@ -156,7 +176,7 @@ def raise_in_functions(patch, model_class, place, n, error):
 
 def check_nothing_is_lost(model, optimizer, place, n):
     steps, tolerance = int(optimizer.iterations), 1e-5
-    if place == "data" and keras.backend.backend() == "tensorflow" and steps:
+    if place in DATA and BACKEND == "tensorflow" and steps:
         # Of a step without data, TensorFlow may run what needs none: it
         # counts, and decays the weights.
         steps, tolerance = min(steps, n - 1), 5e-3
@@ -234,7 +254,8 @@ faults = st.fixed_dictionaries(
     ("place", "n", "afterwards"),
     [
         ("on_train_batch_begin", 5, "fit"),
-        ("data", 7, "save"),
+        ("data", 7, "fit"),
+        ("generator", 7, "save"),
         ("rebuild", 1, "restore"),
         ("train function", 5, "compile"),
     ],
