@@ -76,7 +76,10 @@ class GradES(keras.callbacks.Callback):
         monitor: What is measured. `"gradient"`: the norm of the gradient;
             `"gradient_change"`: of its change since the last step, at the
             cost of a copy of the gradients of all components that are not
-            yet structurally frozen; `"weight_change"`: of the update.
+            yet structurally frozen; `"weight_change"`: of the update;
+            `"displacement"`, which has no scale and no norm: to which power
+            of the steps the distance from the initial weights grows, 1 while
+            all updates agree, about 0.5 where they are noise, 0 at rest.
             Defaults to `"gradient"`.
         norm: `"l1"`, the sum of absolute values, `"mean_l1"`, their mean, so
             that one tau fits matrices of every size, or `"l2"`, the Frobenius

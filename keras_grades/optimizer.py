@@ -9,8 +9,10 @@ from keras import ops
 
 from keras_grades import backend
 from keras_grades.backend import private
+from keras_grades.backend.masking import assign
 from keras_grades.component import Component
 from keras_grades.component import Followers
+from keras_grades.displacement import Displacement
 from keras_grades.rule import Rule
 from keras_grades.rule import decide
 from keras_grades.rule import share_of_update
@@ -78,10 +80,10 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             freezes, or an integer, a number of steps. Defaults to `0.5`.
         total_steps: Integer, the planned number of updates. Only needed when
             `alpha` is a float. Defaults to `None`.
-        monitor: `"gradient"`, `"gradient_change"` or `"weight_change"`.
-            Defaults to `"gradient"`. `"gradient_change"` keeps the last
-            gradient of each component, as much memory as their weights, until
-            the component is structurally frozen.
+        monitor: `"gradient"`, `"gradient_change"`, `"weight_change"` or
+            `"displacement"`. Defaults to `"gradient"`. `"gradient_change"`
+            keeps the last gradient of each component, as much memory as their
+            weights, until the component is structurally frozen.
         norm: `"l1"` (the sum of absolute values), `"mean_l1"` (their mean) or
             `"l2"` (the Frobenius norm). Defaults to `"l1"`.
         patience: Integer, how many more measured steps in a row the
@@ -212,6 +214,11 @@ class GradESOptimizer(keras.optimizers.Optimizer):
                 for component in self.components
                 for v in component.variables
             }
+        self._displacement = None
+        if self.rule.monitor == "displacement":
+            self._displacement = Displacement(
+                self.components, self.add_variable
+            )
         self._previous_shapes = {k: v.shape for k, v in self._previous.items()}
 
     @property
@@ -308,11 +315,13 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         # 1. Measure; what is not a change of the weights, before the update.
         measured = [i for i in at if groups[i] < len(self.components)]
         tracked = [variables[i] for i in measured]
-        norms = self._measure(
+        statistic = self._measure(
             private.inner_gradients(
                 self.inner_optimizer, [grads[i] for i in measured], tracked
             ),
             tracked,
+            np.array([groups[i] for i in measured], "int32"),
+            variables,
             is_update,
         )
         # 2. The update of this step is applied, to all that is still active.
@@ -327,8 +336,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             zero=private.gradients_reach_others(self.inner_optimizer),
         )
         # 3. Decide.
-        of = np.array([groups[i] for i in measured], "int32")
-        self._decide(self._statistic(norms(), of), is_update)
+        self._decide(statistic(), is_update)
         self._keep_averages(held, of_group)
         self._count_step(is_update)
 
@@ -339,7 +347,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             frozen = ops.take(self._frozen(), of_group)
             for i, average in averages:
                 value = ops.convert_to_tensor(variables[i])
-                _assign(average, value, frozen[i])
+                assign(average, value, frozen[i])
 
     def _frozen(self):
         """Whether frozen: components, then followers, then all others."""
@@ -367,19 +375,26 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         mean = ops.repeat(ops.mean(share), len(self.followers) + 1)
         return ops.take(ops.concatenate([share, mean]), of_group)
 
-    def _measure(self, gradients, variables, is_update):
-        """Returns a function that gives the norms once the update is applied.
+    def _measure(self, gradients, variables, of, all_variables, is_update):
+        """Returns a function for the statistic, once the update is applied.
 
         Changes are made one by one: to hold all of them at a time would take
         as much memory as the weights.
         """
         norm = self.rule.norm
         if not variables:
-            return lambda: None
+            return lambda: self._only(np.float32("nan"), of)
+        if self._displacement is not None:
+            step = ops.cast(self._iterations, "int32") + 1
+            self._displacement.begin(all_variables, step)
+            return lambda: self._only(
+                self._displacement.power(all_variables, step, is_update), of
+            )
         if self.rule.monitor == "weight_change":
             before = backend.snapshot(variables)
-            return lambda: backend.norms(
-                (v - w for v, w in zip(variables, before)), norm
+            return lambda: self._sums(
+                backend.norms((v - w for v, w in zip(variables, before)), norm),
+                of,
             )
         if self.rule.monitor == "gradient_change":
             previous = [self._previous[self._var_key(v)] for v in variables]
@@ -387,23 +402,25 @@ class GradESOptimizer(keras.optimizers.Optimizer):
                 (g - p for g, p in zip(gradients, previous)), norm
             )
             for p, g in zip(previous, gradients):
-                _assign(p, g, is_update)
+                assign(p, g, is_update)
         else:
             norms = backend.norms(gradients, norm)
-        return lambda: norms
+        return lambda: self._sums(norms, of)
 
-    def _statistic(self, norms, of):
+    def _sums(self, norms, of):
         """The norm of each component, the sum of those of its variables."""
         n = len(self.components)
-        if norms is None:
-            return ops.full((n,), np.float32("nan"))
         statistic = ops.segment_sum(norms, of, num_segments=n)
         if self.rule.norm == "mean_l1":
             # Nothing at all has converged.
             sizes = [max(1, c.size) for c in self.components]
             sizes = np.array(sizes, "float32")
             statistic = ops.divide(statistic, sizes)
-        # What has no gradient has no statistic.
+        return self._only(statistic, of)
+
+    def _only(self, statistic, of):
+        """What has no gradient has no statistic."""
+        n = len(self.components)
         measured = ops.convert_to_tensor(np.isin(np.arange(n), of))
         return ops.where(measured, statistic, np.float32("nan"))
 
@@ -428,26 +445,26 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             (step - 1) % TRACE_ROWS,
         )
         recorded = ops.where(active, statistic, np.float32("nan"))
-        _assign(
+        assign(
             self.trace,
             ops.where(row, recorded, ops.convert_to_tensor(self.trace)),
             is_update,
         )
-        _assign(
+        assign(
             self.statistic,
             ops.where(active, statistic, ops.convert_to_tensor(self.statistic)),
             is_update,
         )
-        _assign(self.below, below, is_update)
-        _assign(self.converged_at, converged_at, is_update)
-        _assign(self.frozen_at, frozen_at, is_update)
+        assign(self.below, below, is_update)
+        assign(self.converged_at, converged_at, is_update)
+        assign(self.frozen_at, frozen_at, is_update)
 
     def _count_step(self, is_update):
         # True, and known only when the step has been decided: where data of
         # unknown length ends, TensorFlow still runs what needs no data.
         is_decided = ops.min(self.frozen_at) >= 0
         step = self._iterations + ops.cast(is_decided, self._iterations.dtype)
-        _assign(self._iterations, step, is_update)
+        assign(self._iterations, step, is_update)
 
     @private.no_automatic_dependency_tracking
     def narrow(self, variables):
@@ -533,6 +550,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             "statistic": self.statistic,
             "below": self.below,
             "converged_at": self.converged_at,
+            **(self._displacement.state if self._displacement else {}),
             **previous,
         }
 
@@ -609,13 +627,6 @@ def _bind(group, variables):
     group.variables = tuple(
         variables[v] if isinstance(v, int) else v for v in group.variables
     )
-
-
-def _assign(variable, value, condition):
-    """Assigns where a condition, `True` or a tensor, holds."""
-    if condition is not True:
-        value = ops.where(condition, value, ops.convert_to_tensor(variable))
-    variable.assign(value)
 
 
 def _check_knows(optimizer, variables):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-MONITORS = ("gradient", "gradient_change", "weight_change")
+MONITORS = ("gradient", "gradient_change", "weight_change", "displacement")
 NORMS = ("l1", "mean_l1", "l2")
 
 

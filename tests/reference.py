@@ -118,6 +118,22 @@ def anneal(variables, start, groups, converged_at, step, cooldown):
             v.assign(before + share * (numpy(v) - before))
 
 
+def growth(distances):
+    """To which power of the steps a distance has grown, from a half of them.
+
+    Args:
+        distances: The distance after each step so far.
+    """
+    # Eight steps to each doubling, each step once.
+    grid = sorted({round(2 ** (k / 8)) for k in range(80)})
+    t = len(distances)
+    passed = [g for g in grid if g <= t]
+    if len(passed) < 8 or distances[passed[-8] - 1] == 0:
+        return np.nan
+    half = passed[-8]
+    return np.log(distances[-1] / distances[half - 1]) / np.log(t / half)
+
+
 def train(
     model,
     optimizer,
@@ -162,6 +178,8 @@ def train(
     converged_at = [0] * len(groups)
     below = [0] * len(groups)
     previous = [None] * len(groups)
+    began = [[numpy(v) for v in g] for g in groups]
+    distances = [[] for _ in groups]
     trace = []
     steps = [
         batches[i : i + accumulate]
@@ -215,7 +233,13 @@ def train(
             else:
                 measured = [g - p for g, p in zip(grad_arrays[i], previous[i])]
             previous[i] = grad_arrays[i]
+            moved = sum(
+                ((numpy(v) - w) ** 2).sum() for v, w in zip(group, began[i])
+            )
+            distances[i].append(np.sqrt(moved))
             s = np.nan if measured is None else NORMS[norm](measured)
+            if monitor == "displacement":
+                s = growth(distances[i])
             row.append(s)
             if t % interval == 0:
                 below[i] = below[i] + 1 if s < tau[i] else 0

@@ -27,7 +27,7 @@ OPTIMIZERS = {
     ),
 }
 CLIPS = {"unclipped": {}, "clipped": {"global_clipnorm": 0.5}}
-MONITORS = ("gradient", "gradient_change", "weight_change")
+MONITORS = ("gradient", "gradient_change", "weight_change", "displacement")
 NORMS = ("l1", "mean_l1", "l2")
 WHEN = {"at_once": (0, 1), "patience": (1, 1), "interval": (1, 2)}
 
@@ -68,12 +68,20 @@ SAMPLE = [
     case("adam", "clipped", "weight_change", "l1", "interval"),
     case("adamw", "clipped", "weight_change", "mean_l1", "at_once"),
     case("sgd", "unclipped", "weight_change", "l2", "patience"),
+    case("adamw", "clipped", "displacement", "l1", "interval"),
 ]
 # Every optimizer, clipped or not, with every statistic; the rest in turns.
 ALL = [
     case(*values, list(WHEN)[i % 3])
     for i, values in enumerate(
-        itertools.product(OPTIMIZERS, CLIPS, MONITORS, NORMS)
+        [
+            (optimizer, clip, monitor, norm)
+            for optimizer, clip, monitor, norm in itertools.product(
+                OPTIMIZERS, CLIPS, MONITORS, NORMS
+            )
+            # It has no norm.
+            if monitor != "displacement" or norm == "l1"
+        ]
     )
 ]
 

@@ -26,8 +26,9 @@ def compiled(seed=0):
     return model
 
 
-def grades(monitor="gradient_change", recompile="always", **arguments):
-    return GradES(monitor=monitor, recompile=recompile, verbose=0, **arguments)
+def grades(**arguments):
+    defaults = {"monitor": "gradient_change", "recompile": "always"}
+    return GradES(**{**defaults, "verbose": 0, **arguments})
 
 
 def fit(model, *callbacks, **arguments):
@@ -57,6 +58,12 @@ SETTINGS = {
     "logically": {"tau": TAU, "alpha": ALPHA, "recompile": "never"},
     # From step 7 on; it is interrupted after step 15.
     "cooling_down": {"tau": TAU, "alpha": ALPHA, "cooldown": 12},
+    "displacement": {
+        "tau": 0.5,
+        "alpha": 3,
+        "monitor": "displacement",
+        "recompile": 2,
+    },
     "weight_change": {"tau": TAU, "alpha": ALPHA, "monitor": "weight_change"},
 }
 

@@ -60,6 +60,13 @@ def copies(variables):
     return [ops.copy(v) for v in variables]
 
 
+def assign(variable, value, condition):
+    """Assigns where a condition, `True` or a tensor, holds."""
+    if condition is not True:
+        value = ops.where(condition, value, ops.convert_to_tensor(variable))
+    variable.assign(value)
+
+
 def _stand_in(gradient, variable):
     if gradient.shape == variable.shape:
         return gradient
