@@ -47,13 +47,21 @@ def test_memory(run):
     # Two blocks of width 16: four projections, and to 64 and back, each with
     # its bias.
     tracked = 2 * (4 * (16 * 16 + 16) + (16 * 64 + 64) + (64 * 16 + 16))
-    # Each of 12 components: statistic, below, frozen_at and 64 steps of the
-    # trace. Beside them the step, in 4 or 8 bytes, and a learning rate.
-    state = 12 * (3 + 64)
+    # Each of 12 components: statistic, below, converged_at, frozen_at and 64
+    # steps of the trace. Beside them the step, in 4 or 8 bytes, and a learning
+    # rate. Matrices as small as these are samples as a whole.
+    state = 12 * (4 + 64)
+    of_monitor = {
+        "gradient": 0,
+        "gradient_change": tracked,
+        "weight_change": 0,
+        "displacement": tracked + 12 * 8,
+    }
+    assert rows.keys() == of_monitor.keys()
     for monitor, row in rows.items():
-        copies = tracked if monitor == "gradient_change" else 0
+        added = 4 * (state + of_monitor[monitor])
         assert row["tracked bytes"] == 4 * tracked
-        assert row["added bytes"] - 4 * (state + copies) in (4 + 4, 8 + 4)
+        assert row["added bytes"] - added in (4 + 4, 8 + 4)
         assert row["ratio"] == row["added bytes"] / row["tracked bytes"]
 
 
@@ -61,14 +69,14 @@ def test_memory(run):
 def test_overhead(run):
     rows = run("overhead", "--rounds=3")
     check_ratios(rows, "ratio")
-    monitors = ["gradient", "gradient_change", "weight_change"]
+    monitors = ["gradient", "gradient_change", "weight_change", "displacement"]
     assert [row["monitor"] for row in rows] == monitors
 
 
 @pytest.mark.long
 def test_first_step(run):
     rows = run("first_step", "--rounds=1")
-    assert len(rows) == 3
+    assert len(rows) == 4
     for row in rows:
         added = row["plain s"] * (row["ratio"] - 1)
         assert row["added s"] == pytest.approx(added)

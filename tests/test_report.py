@@ -403,6 +403,19 @@ def test_plot_of_the_statistics():
     assert query.get_ydata()[0] == pytest.approx(5.0)
 
 
+@pytest.mark.parametrize(
+    ("monitor", "norm", "name"),
+    [
+        ("weight_change", "mean_l1", "mean L1 norm of change of weights"),
+        ("displacement", "l1", "growth of the displacement (power of steps)"),
+        ("another", "l1", "statistic"),
+    ],
+)
+def test_name_of_the_statistic(monitor, norm, name):
+    settings = {"monitor": monitor, "norm": norm}
+    assert report_plot.statistic_name(settings) == name
+
+
 def test_plot_of_the_freeze_steps():
     figure = report().plot()
     _, right = drawn(figure)

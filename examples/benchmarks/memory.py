@@ -11,7 +11,12 @@ import numpy as np
 
 import keras_grades
 
-TARGETS = {"gradient": 0.01, "gradient_change": None, "weight_change": 0.01}
+TARGETS = {
+    "gradient": 0.01,
+    "gradient_change": None,
+    "weight_change": 0.01,
+    "displacement": 0.01,
+}
 
 
 def main(argv=None):

@@ -10,7 +10,12 @@ import common
 
 import keras_grades
 
-TARGETS = {"gradient": 1.01, "gradient_change": 1.03, "weight_change": 1.03}
+TARGETS = {
+    "gradient": 1.01,
+    "gradient_change": 1.03,
+    "weight_change": 1.03,
+    "displacement": 1.01,
+}
 
 
 def main(argv=None):

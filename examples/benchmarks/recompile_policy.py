@@ -183,11 +183,14 @@ def prescribed(freeze_steps):
     due = freeze_steps.astype("int32")
     due[-1] = np.iinfo("int32").max
 
-    def decide(statistic, below, frozen_at, step, tau, **arguments):
+    def decide(
+        statistic, below, converged_at, frozen_at, step, tau, **arguments
+    ):
         freezes = keras.ops.logical_and(
             keras.ops.less_equal(due, step), keras.ops.equal(frozen_at, 0)
         )
-        return below, keras.ops.where(freezes, step, frozen_at)
+        frozen_at = keras.ops.where(freezes, step, frozen_at)
+        return below, frozen_at, frozen_at
 
     return decide
 
