@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+from keras_grades import report_plot
 from keras_grades.component import Component
 from keras_grades.report import FreezeReport
 from keras_grades.report import estimate_work_saved
