@@ -60,8 +60,12 @@ def generator(n, error):
         yield batch
 
 
-def dataset(n, error):
-    """The same as a `tf.data.Dataset`."""
+def dataset(n=None, error=None):
+    """The batches as a `tf.data.Dataset`, which fails before its n-th.
+
+    Without autotuning: to clear away its thread, which waits for minutes,
+    TensorFlow now and then waits as long.
+    """
     import tensorflow as tf
 
     def check(count, batch):
@@ -73,7 +77,11 @@ def dataset(n, error):
 
     batches = tf.data.Dataset.from_tensor_slices(small.data(BATCHES, BATCH))
     batches = batches.batch(BATCH).repeat()
-    return batches.enumerate(start=1).map(check)
+    if n is not None:
+        batches = batches.enumerate(start=1).map(check)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.with_options(options)
 
 
 def compiled():
@@ -84,17 +92,18 @@ def compiled():
 
 
 def fit(model, *callbacks, batches=None):
-    # Arrays where they will do: TensorFlow may hang for minutes when it clears
-    # away an iterator over a generator.
-    x, y = small.data(BATCHES, BATCH) if batches is None else (batches, None)
+    x, y = small.data(BATCHES, BATCH)
+    arguments = {"x": x, "y": y, "batch_size": BATCH, "shuffle": False}
+    validation = small.data(1)
+    if BACKEND == "tensorflow":
+        arguments, validation = {"x": dataset()}, dataset().take(1)
+    if batches is not None:
+        arguments = {"x": batches}
     return model.fit(
-        x,
-        y,
-        batch_size=BATCH if batches is None else None,
-        shuffle=False,
+        **arguments,
         steps_per_epoch=BATCHES,
         epochs=EPOCHS,
-        validation_data=small.data(1),
+        validation_data=validation,
         callbacks=list(callbacks),
         verbose=0,
     )

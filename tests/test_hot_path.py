@@ -200,7 +200,10 @@ def test_dynamo_does_not_give_up_on_the_train_step(monkeypatch, caplog):
     assert not [m for m in given_up if "train_step" in m]
 
 
-def one_by_one(statistic, below, frozen_at, step, tau, **arguments):
+def one_by_one(
+    statistic, below, converged_at, frozen_at, step, tau, **arguments
+):
     """Freezes a component every second step."""
     due = 2 * np.arange(1, statistic.shape[0] + 1, dtype="int32")
-    return below, keras.ops.where(keras.ops.equal(due, step), step, frozen_at)
+    frozen_at = keras.ops.where(keras.ops.equal(due, step), step, frozen_at)
+    return below, frozen_at, frozen_at
