@@ -262,13 +262,10 @@ class GradES(keras.callbacks.Callback):
         """
         self._has_begun = True
         optimizer, model = self._optimizer, self._installation.model
-        state = backend.read(optimizer, model)
-        step = int(state["step"])
+        step = self._take_up()
         if epoch and not step:
             self.total_steps = self._planned_steps(epoch)
             optimizer.plan(self.total_steps)
-        self._trace = Trace(step, len(self.components), self.rule.interval)
-        self._see(state)
         if self._is_enough():
             # As at the end of an epoch: not even one step is left to take.
             self._stop(step)
@@ -295,6 +292,14 @@ class GradES(keras.callbacks.Callback):
                 f"{len({c.block for c in self.components})} blocks; nothing "
                 f"freezes before step {max(1, optimizer.grace_steps)}{of}."
             )
+
+    def _take_up(self):
+        """Reads where training goes on from; returns that step."""
+        state = backend.read(self._optimizer, self._installation.model)
+        step = int(state["step"])
+        self._trace = Trace(step, len(self.components), self.rule.interval)
+        self._see(state)
+        return step
 
     def _after_step(self, output, first_call_began):
         """Runs after each call of the train function: one comparison."""
@@ -416,6 +421,8 @@ class GradES(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._has_begun:
             self._look()
+        else:
+            self._take_up()  # The checkpoint was of the last epoch.
         self.restore()
         frozen = np.count_nonzero(self._frozen())
         ended = "ended" if self.stopped_step is None else "stopped"

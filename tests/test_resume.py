@@ -509,3 +509,21 @@ def test_nothing_is_left_to_train():
     fit(model, callback, initial_epoch=EPOCHS)
     assert model.optimizer is optimizer
     assert len(callback.trace["step"]) == 0
+
+
+def test_checkpoint_of_the_last_epoch(tmp_path):
+    """There is nothing left to train, but what was frozen is known."""
+    arguments = SETTINGS["at_once"]
+    model, callback = compiled(), grades(**arguments)
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "last.keras")
+    fit(model, callback, checkpoint)
+    resumed = grades(**arguments)
+    fit(
+        keras.saving.load_model(tmp_path / "last.keras"),
+        resumed,
+        initial_epoch=EPOCHS,
+    )
+    frozen_at = [c.frozen_at for c in resumed.components]
+    assert any(frozen_at)
+    assert frozen_at == [c.frozen_at for c in callback.components]
+    assert resumed.report.steps == EPOCHS * BATCHES
