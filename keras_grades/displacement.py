@@ -10,6 +10,7 @@ Convergence-Diagnostic based Step Sizes for Stochastic Gradient Descent" (ICML
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -48,25 +49,27 @@ class Displacement:
                 self._of[id(variable)] = i
                 self._slots[id(variable)] = slot
                 size = slot.stop
+        # NaN until it is known: then nothing is below tau.
+        unknown = keras.initializers.Constant(float("nan"))
         shapes = {"start": (size,), "anchors": (ANCHORS, len(components))}
         self.state = {
-            name: add_variable(shape, "zeros", "float32", name=name)
+            name: add_variable(shape, unknown, "float32", name=name)
             for name, shape in shapes.items()
         }
 
-    def begin(self, variables, step):
+    def begin(self, variables):
         """Before the first update, notes where the components are.
 
         Args:
             variables: List of `keras.Variable`, those still in training.
-            step: Integer scalar, this step, counted from 1.
         """
         variables = self._ours(variables)
         # Fewer when some are structurally frozen: it is not the first then.
         if len(variables) == len(self._slots):
             in_order = sorted(variables, key=lambda v: self._slots[id(v)].start)
             here = ops.concatenate([_sample(v) for v in in_order])
-            assign(self.state["start"], here, ops.equal(step, 1))
+            start = ops.convert_to_tensor(self.state["start"])
+            self.state["start"].assign(ops.where(ops.isnan(start), here, start))
 
     def power(self, variables, step, is_update):
         """After the update, to which power of the steps distances grow.
@@ -88,7 +91,7 @@ class Displacement:
         stand_for = np.array([_stride(v) for v in variables], "float32")
         distances = ops.sqrt(
             ops.segment_sum(
-                ops.square(norms) * stand_for,
+                ops.multiply(ops.square(norms), stand_for),
                 np.array([self._of[id(v)] for v in variables], "int32"),
                 num_segments=self._components,
             )

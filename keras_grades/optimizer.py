@@ -371,6 +371,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         share = share_of_update(
             ops.convert_to_tensor(self.converged_at), step, self.rule.cooldown
         )
+        # A checkpoint may tell of no cooldown, or of another one.
+        frozen = ops.convert_to_tensor(self.frozen_at) > 0
+        share = ops.where(frozen, 0.0, share)
         # What is no component settles down with those that are.
         mean = ops.repeat(ops.mean(share), len(self.followers) + 1)
         return ops.take(ops.concatenate([share, mean]), of_group)
@@ -386,7 +389,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             return lambda: self._only(np.float32("nan"), of)
         if self._displacement is not None:
             step = ops.cast(self._iterations, "int32") + 1
-            self._displacement.begin(all_variables, step)
+            self._displacement.begin(all_variables)
             return lambda: self._only(
                 self._displacement.power(all_variables, step, is_update), of
             )

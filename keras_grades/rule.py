@@ -15,6 +15,8 @@ from keras import ops
 
 MONITORS = ("gradient", "gradient_change", "weight_change", "displacement")
 NORMS = ("l1", "mean_l1", "l2")
+# More steps than any run has, and few enough for an int32.
+NEVER = 2**30
 
 
 def decide(
@@ -64,7 +66,7 @@ def decide(
     converged_at = ops.where(converges, step, converged_at)
     freezes = ops.logical_and(
         ops.logical_and(converged_at > 0, ops.equal(frozen_at, 0)),
-        step >= converged_at + cooldown_steps(converged_at, cooldown),
+        step - converged_at >= cooldown_steps(converged_at, cooldown),
     )
     return below, converged_at, ops.where(freezes, step, frozen_at)
 
@@ -93,9 +95,9 @@ def share_of_update(converged_at, step, cooldown):
 def cooldown_steps(converged_at, cooldown):
     """How long each component cools down, in steps."""
     if isinstance(cooldown, numbers.Integral):
-        return int(cooldown)
+        return min(int(cooldown), NEVER)
     steps = cooldown * ops.cast(converged_at, "float32")
-    return ops.cast(ops.floor(steps), "int32")
+    return ops.cast(ops.floor(ops.minimum(steps, float(NEVER))), "int32")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def displacement(*shapes):
     made = Displacement(
         [Component("c", "query", "b", tuple(variables))],
         lambda shape, initializer, dtype, name: keras.Variable(
-            np.zeros(shape), dtype=dtype, trainable=False, name=name
+            initializer, shape, dtype, trainable=False, name=name
         ),
     )
     return made, variables
@@ -88,7 +88,7 @@ def test_a_sample_stands_for_all(shape):
     rng = np.random.default_rng(0)
     made, (variable,) = displacement(shape)
     assert SAMPLE / 2 <= made.state["start"].shape[0] <= SAMPLE
-    made.begin([variable], 1)
+    made.begin([variable])
     # Some rows and some columns move far more than others.
     update = rng.standard_normal(shape)
     update *= np.exp(rng.standard_normal((shape[0],) + (1,) * (len(shape) - 1)))
@@ -101,7 +101,7 @@ def test_a_sample_stands_for_all(shape):
 
 def test_small_variables_count_whole():
     made, variables = displacement((4, 5), (5,), ())
-    made.begin(variables, 1)
+    made.begin(variables)
     for v in variables:
         v.assign(v + 2)
     made.power(variables, 1, True)
@@ -128,3 +128,12 @@ def test_it_begins_where_the_first_step_finds_it():
         grades.trace["statistic"], expected.trace["statistic"], atol=1e-4
     )
     assert np.isfinite(grades.trace["statistic"][-1]).all()
+
+
+def test_where_it_began_is_unknown():
+    """A checkpoint of another monitor, say, knows nothing of it."""
+    made, variables = displacement((4, 5), (5,))
+    for step in range(1, 40):
+        variables[0].assign(variables[0] + 1)
+        power = made.power(variables, step, True)
+        assert np.isnan(keras.ops.convert_to_numpy(power)).all()

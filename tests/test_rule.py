@@ -50,6 +50,11 @@ def test_nothing_freezes_before_the_grace_period_ends():
     assert freeze_steps([[0.0]] * 9, [1.0], 5, 0, 1) == [5]
 
 
+@pytest.mark.parametrize("cooldown", [2**31 - 1, 2**40, 1e30])
+def test_a_cooldown_that_never_ends(cooldown):
+    assert freeze_steps([[0]] * 6, [1], 2, 0, 1, cooldown) == [0]
+
+
 def test_patience_counts_measured_steps_in_a_row():
     rows = [[0], [0], [2], [0], [0], [0]]
     assert freeze_steps(rows, [1], 0, 2, 1) == [6]
