@@ -94,8 +94,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         cooldown: How long a component is annealed before it is frozen: an
             integer, a number of steps, or a float, a multiple of the step at
             which it has converged. From there on its updates are scaled by a
-            factor that falls linearly to 0; those of all that is no
-            component, by the mean of the components' factors. Defaults to
+            factor that falls linearly to 0; those of all that is not
+            tracked, by the mean of the components' factors. Defaults to
             `0`.
         name: String. Defaults to `"grades"`.
 
