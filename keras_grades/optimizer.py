@@ -154,6 +154,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             return
         for group in self.components + self.followers:
             _bind(group, variables)
+        if self.rule.cooldown:
+            _check_can_cool_down(self.inner_optimizer, variables)
         if self.inner_optimizer.built:
             _check_knows(self.inner_optimizer, variables)
         else:
@@ -630,6 +632,25 @@ def _bind(group, variables):
     group.variables = tuple(
         variables[v] if isinstance(v, int) else v for v in group.variables
     )
+
+
+def _check_can_cool_down(optimizer, variables):
+    obstacles = {
+        "moving averages of the weights (`use_ema`)": private.uses_averages(
+            optimizer
+        ),
+        "constraints of weights": any(v.constraint for v in variables),
+        "variables that are overwritten by their gradients (float8)": any(
+            v.overwrite_with_gradient for v in variables
+        ),
+    }
+    found = [name for name, is_there in obstacles.items() if is_there]
+    if found:
+        raise ValueError(
+            "`cooldown` takes back a part of each update, which does not go "
+            f"together with {', '.join(found)}. Use `cooldown=0`, or do "
+            "without."
+        )
 
 
 def _check_knows(optimizer, variables):

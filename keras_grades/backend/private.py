@@ -35,6 +35,7 @@ __all__ = [
     "save_with",
     "sublayers",
     "to_snake_case",
+    "uses_averages",
     "watch_loading",
     "widen",
 ]
@@ -343,6 +344,11 @@ def gradients_reach_others(optimizer):
 def _with_inner(optimizer):
     """The optimizer, and those that a `MultiOptimizer` is made of."""
     return [optimizer, *getattr(optimizer, "optimizers", [])]
+
+
+def uses_averages(optimizer):
+    """Whether the optimizer keeps moving averages of weights."""
+    return any(inner.use_ema for inner in _with_inner(optimizer))
 
 
 def averages(optimizer, variables):
