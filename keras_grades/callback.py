@@ -114,8 +114,9 @@ class GradES(keras.callbacks.Callback):
             which it has converged. From there on its updates are scaled by a
             factor that falls linearly to 0; those of all that is not
             tracked, by the mean of the components' factors. Defaults to
-            `0`: it freezes at once. Refused with `use_ema`, constraints
-            and float8.
+            `0`: it freezes at once. From the first convergence on, each step
+            copies all trainable variables on TensorFlow and PyTorch. Refused
+            with `use_ema`, constraints and float8.
 
     Attributes:
         components: List of `Component`, in the order in which data meets

@@ -19,8 +19,8 @@ from keras_grades.backend.masking import assign
 
 # So many entries of a variable stand for all.
 SAMPLE = 1024
-# To find the power, the distance some half of the steps ago is needed. It is
-# kept at so many steps to each doubling, so that was 1.8 to 2 times ago.
+# To find the power, the distance at about half of the steps is needed. It is
+# kept at so many steps to each doubling: from step 16 on, that is close to it.
 ANCHORS = 8
 # Those steps, up to a thousand million.
 GRID = np.unique(np.rint(2 ** (np.arange(30 * ANCHORS) / ANCHORS)))

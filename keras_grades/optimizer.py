@@ -30,9 +30,10 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     update the weights, and decides by the rule of GradES which components
     are frozen from the next step on. All of it happens inside the compiled
     step. A frozen component keeps its value bit for bit; everything else
-    moves as if the frozen variables had been set non-trainable. What the
-    wrapped optimizer keeps of a frozen component, such as its momentum, goes
-    on with its gradients until it is frozen structurally.
+    moves as if the frozen variables had been set non-trainable, unless a
+    `cooldown` holds it back. What the wrapped optimizer keeps of a frozen
+    component, such as its momentum, goes on with its gradients until it is
+    frozen structurally.
 
     Its state is one entry a component: `statistic`, `below` (the measured
     steps in a row below tau), `converged_at` and `frozen_at` (the step, or 0).
@@ -95,8 +96,10 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             integer, a number of steps, or a float, a multiple of the step at
             which it has converged. From there on its updates are scaled by a
             factor that falls linearly to 0; those of all that is not
-            tracked, by the mean of the components' factors. Defaults to
-            `0`.
+            tracked, by the mean of the components' factors. From the first
+            convergence on, each step copies all trainable variables on
+            TensorFlow and PyTorch. Refused with `use_ema`, constraints and
+            float8. Defaults to `0`.
         name: String. Defaults to `"grades"`.
 
     Raises:
@@ -371,12 +374,12 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             return None
         step = ops.cast(self._iterations, "int32") + 1
         share = share_of_update(
-            ops.convert_to_tensor(self.converged_at), step, self.rule.cooldown
+            ops.convert_to_tensor(self.converged_at),
+            ops.convert_to_tensor(self.frozen_at),
+            step,
+            self.rule.cooldown,
         )
-        # A checkpoint may tell of no cooldown, or of another one.
-        frozen = ops.convert_to_tensor(self.frozen_at) > 0
-        share = ops.where(frozen, 0.0, share)
-        # What is no component settles down with those that are.
+        # What is not tracked settles down with what is.
         mean = ops.repeat(ops.mean(share), len(self.followers) + 1)
         return ops.take(ops.concatenate([share, mean]), of_group)
 

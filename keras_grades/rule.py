@@ -71,7 +71,7 @@ def decide(
     return below, converged_at, ops.where(freezes, step, frozen_at)
 
 
-def share_of_update(converged_at, step, cooldown):
+def share_of_update(converged_at, frozen_at, step, cooldown):
     """The share of its update that each component takes at a step.
 
     All of it until it has converged; then it falls linearly, and is 0 from
@@ -80,6 +80,8 @@ def share_of_update(converged_at, step, cooldown):
 
     Args:
         converged_at: Integer tensor of shape `(n,)`, before this step.
+        frozen_at: Integer tensor of shape `(n,)`, before this step. It may be
+            of a checkpoint that knows no cooldown, or another one.
         step: Integer scalar, this step.
         cooldown: As in `decide`.
 
@@ -88,8 +90,10 @@ def share_of_update(converged_at, step, cooldown):
     """
     since = ops.cast(step - converged_at, "float32")
     steps = cooldown_steps(converged_at, cooldown)
-    left = 1 - since / ops.cast(steps + 1, "float32")
-    return ops.where(converged_at > 0, ops.maximum(left, 0.0), 1.0)
+    left = ops.maximum(1 - since / ops.cast(steps + 1, "float32"), 0.0)
+    left = ops.where(frozen_at > 0, 0.0, left)
+    has_begun = ops.logical_or(converged_at > 0, frozen_at > 0)
+    return ops.where(has_begun, left, 1.0)
 
 
 def cooldown_steps(converged_at, cooldown):

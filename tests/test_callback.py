@@ -608,6 +608,7 @@ def test_optimizer_is_a_keras_optimizer():
         norm="l2",
         patience=2,
         interval=3,
+        cooldown=0.5,
     )
     assert float(optimizer.learning_rate) == pytest.approx(0.01)
     optimizer.learning_rate = 0.02
@@ -623,6 +624,7 @@ def test_optimizer_is_a_keras_optimizer():
     copy = keras.optimizers.deserialize(config)
     copy.build(model.trainable_variables)
     assert copy.get_config() == optimizer.get_config()
+    assert copy.rule.cooldown == 0.5
     assert [c.name for c in copy.components] == [
         c.name for c in optimizer.components
     ]

@@ -126,8 +126,17 @@ def test_the_rule_of_the_paper(rows, grace_steps, patience, interval, cooldown):
 def test_updates_are_scaled_down_until_it_is_frozen(cooldown, shares):
     converged_at = keras.ops.convert_to_tensor(np.array([5, 0], "int32"))
     for i, share in enumerate(shares):
-        actual = share_of_update(converged_at, 5 + i, cooldown)
+        frozen_at = keras.ops.zeros((2,), "int32")
+        actual = share_of_update(converged_at, frozen_at, 5 + i, cooldown)
         assert keras.ops.convert_to_numpy(actual).tolist() == [share, 1]
+
+
+def test_what_is_frozen_takes_nothing_of_an_update():
+    """Whatever a checkpoint says of when it converged."""
+    converged_at = keras.ops.convert_to_tensor(np.array([0, 5, 0], "int32"))
+    frozen_at = keras.ops.convert_to_tensor(np.array([3, 5, 0], "int32"))
+    actual = share_of_update(converged_at, frozen_at, 6, 10)
+    assert keras.ops.convert_to_numpy(actual).tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
