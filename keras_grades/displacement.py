@@ -129,7 +129,9 @@ def growth(distances, anchors, step):
     oldest = place - ANCHORS + 1
     then = ops.take(anchors, oldest % ANCHORS, axis=0)
     steps = step / ops.take(grid, ops.maximum(oldest, 0))
-    power = ops.log(distances / then) / ops.log(ops.cast(steps, "float32"))
+    # The quotient of the distances may be too large or too small a number.
+    grown = ops.log(distances) - ops.log(then)
+    power = grown / ops.log(ops.cast(steps, "float32"))
     is_known = ops.logical_and(
         oldest >= 0, ops.logical_and(then > 0, distances > 0)
     )

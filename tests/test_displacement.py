@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference
 import small
+from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -52,6 +53,8 @@ def test_looks_back_to_a_half_of_the_steps():
     assert (found[200:] == 0).all()
 
 
+@example([2.0**-126] + 6 * [0.0] + [4.0])
+@example([4.0] + 6 * [0.0] + [2.0**-126])
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
