@@ -69,23 +69,27 @@ class GradES(keras.callbacks.Callback):
         tau: Positive float, the threshold below which a component has
             converged; or a dict from a regular expression on component names
             (`re.search`, first match wins) to a float. A component that no
-            expression matches is not tracked.
+            expression matches is not tracked. Or `"auto"`, which needs no
+            tuning: a component has converged when its updates have shrunk to
+            0.3 of what they were so far. It stands for `tau=0.3,
+            monitor="relative_change", patience=9, alpha=0`.
         alpha: The grace period, in which nothing freezes: a float in [0, 1),
             a share of the planned steps, or an integer, a number of steps.
-            Defaults to `0.5`.
+            Defaults to `0.5`, with `tau="auto"` to `0`.
         monitor: What is measured. `"gradient"`: the norm of the gradient;
             `"gradient_change"`: of its change since the last step, at the
             cost of a copy of the gradients of all components that are not
             yet structurally frozen; `"weight_change"`: of the update;
-            `"displacement"`, which has no scale and no norm: to which power
-            of the steps the distance from the initial weights grows, 1 while
-            all updates agree, about 0.5 where they are noise, 0 at rest.
-            Defaults to `"gradient"`.
+            `"relative_change"`, which has no scale and no norm: how large
+            the updates of the last 20 steps are, as a share of all so far
+            (geometric means, of some 1000 entries of each matrix).
+            Defaults to `"gradient"`, with `tau="auto"` to
+            `"relative_change"`.
         norm: `"l1"`, the sum of absolute values, `"mean_l1"`, their mean, so
             that one tau fits matrices of every size, or `"l2"`, the Frobenius
             norm. Defaults to `"l1"`.
         patience: Integer, how many more measured steps in a row the statistic
-            must be below `tau`. Defaults to `0`.
+            must be below `tau`. Defaults to `0`, with `tau="auto"` to `9`.
         interval: Integer, every how many steps is measured. Defaults to `1`.
         components: What to track: `None` for all that `find_components`
             finds, a regular expression on names, a list of layers or
@@ -138,11 +142,11 @@ class GradES(keras.callbacks.Callback):
 
     def __init__(
         self,
-        tau: float | dict[str, float],
-        alpha: float | int = 0.5,
-        monitor: str = "gradient",
+        tau: float | dict[str, float] | str,
+        alpha: float | int | None = None,
+        monitor: str | None = None,
         norm: str = "l1",
-        patience: int = 0,
+        patience: int | None = None,
         interval: int = 1,
         components: Selection = None,
         max_frozen_ratio: float = 1.0,

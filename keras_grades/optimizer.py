@@ -12,7 +12,7 @@ from keras_grades.backend import private
 from keras_grades.backend.masking import assign
 from keras_grades.component import Component
 from keras_grades.component import Followers
-from keras_grades.displacement import Displacement
+from keras_grades.relative_change import RelativeChange
 from keras_grades.rule import Rule
 from keras_grades.rule import decide
 from keras_grades.rule import share_of_update
@@ -76,19 +76,23 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         components: List of `Component`, as `find_components` returns it.
         tau: Float, or a dict from a regular expression on component names to
             a float (first match wins; a component that none matches is not
-            tracked), or a list of one float a component.
+            tracked), or a list of one float a component, or `"auto"`, which
+            needs no tuning (see `GradES`).
         alpha: Float in [0, 1), the share of `total_steps` in which nothing
-            freezes, or an integer, a number of steps. Defaults to `0.5`.
+            freezes, or an integer, a number of steps. Defaults to `0.5`, with
+            `tau="auto"` to `0`.
         total_steps: Integer, the planned number of updates. Only needed when
             `alpha` is a float. Defaults to `None`.
         monitor: `"gradient"`, `"gradient_change"`, `"weight_change"` or
-            `"displacement"`. Defaults to `"gradient"`. `"gradient_change"`
-            keeps the last gradient of each component, as much memory as their
-            weights, until the component is structurally frozen.
+            `"relative_change"`. Defaults to `"gradient"`, with `tau="auto"` to
+            `"relative_change"`. `"gradient_change"` keeps the last gradient
+            of each component, as much memory as their weights, until the
+            component is structurally frozen.
         norm: `"l1"` (the sum of absolute values), `"mean_l1"` (their mean) or
             `"l2"` (the Frobenius norm). Defaults to `"l1"`.
         patience: Integer, how many more measured steps in a row the
-            statistic must be below tau. Defaults to `0`.
+            statistic must be below tau. Defaults to `0`, with `tau="auto"` to
+            `9`.
         interval: Integer, every how many steps is measured. Defaults to `1`.
         followers: List of `keras_grades.component.Followers`, variables that
             are frozen with components that lie above them. Defaults to `()`.
@@ -112,12 +116,12 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         self,
         inner_optimizer: keras.optimizers.Optimizer,
         components: Sequence[Component],
-        tau: float | dict[str, float] | Sequence[float],
-        alpha: float | int = 0.5,
+        tau: float | dict[str, float] | Sequence[float] | str,
+        alpha: float | int | None = None,
         total_steps: int | None = None,
-        monitor: str = "gradient",
+        monitor: str | None = None,
         norm: str = "l1",
-        patience: int = 0,
+        patience: int | None = None,
         interval: int = 1,
         followers: Sequence[Followers] = (),
         cooldown: float | int = 0,
@@ -219,9 +223,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
                 for component in self.components
                 for v in component.variables
             }
-        self._displacement = None
-        if self.rule.monitor == "displacement":
-            self._displacement = Displacement(
+        self._relative_change = None
+        if self.rule.monitor == "relative_change":
+            self._relative_change = RelativeChange(
                 self.components, self.add_variable
             )
         self._previous_shapes = {k: v.shape for k, v in self._previous.items()}
@@ -326,7 +330,6 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             ),
             tracked,
             np.array([groups[i] for i in measured], "int32"),
-            variables,
             is_update,
         )
         # 2. The update of this step is applied, to all that is still active.
@@ -383,7 +386,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         mean = ops.repeat(ops.mean(share), len(self.followers) + 1)
         return ops.take(ops.concatenate([share, mean]), of_group)
 
-    def _measure(self, gradients, variables, of, all_variables, is_update):
+    def _measure(self, gradients, variables, of, is_update):
         """Returns a function for the statistic, once the update is applied.
 
         Changes are made one by one: to hold all of them at a time would take
@@ -392,12 +395,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         norm = self.rule.norm
         if not variables:
             return lambda: self._only(np.float32("nan"), of)
-        if self._displacement is not None:
-            step = ops.cast(self._iterations, "int32") + 1
-            self._displacement.begin(all_variables)
-            return lambda: self._only(
-                self._displacement.power(all_variables, step, is_update), of
-            )
+        if self._relative_change is not None:
+            change = self._relative_change.watch(variables, is_update)
+            return lambda: self._only(change(), of)
         if self.rule.monitor == "weight_change":
             before = backend.snapshot(variables)
             return lambda: self._sums(
@@ -558,7 +558,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             "statistic": self.statistic,
             "below": self.below,
             "converged_at": self.converged_at,
-            **(self._displacement.state if self._displacement else {}),
+            **(self._relative_change.state if self._relative_change else {}),
             **previous,
         }
 

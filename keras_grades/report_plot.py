@@ -100,8 +100,8 @@ def statistic_name(settings):
         "gradient_change": "change of gradient",
         "weight_change": "change of weights",
     }
-    if settings.get("monitor") == "displacement":
-        return "growth of the displacement (power of steps)"
+    if settings.get("monitor") == "relative_change":
+        return "size of updates, of their mean so far"
     norm = {"l1": "L1 norm", "mean_l1": "mean L1 norm", "l2": "L2 norm"}
     if settings.get("monitor") not in what or settings.get("norm") not in norm:
         return "statistic"

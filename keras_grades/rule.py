@@ -13,8 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-MONITORS = ("gradient", "gradient_change", "weight_change", "displacement")
+MONITORS = ("gradient", "gradient_change", "weight_change", "relative_change")
 NORMS = ("l1", "mean_l1", "l2")
+DEFAULTS = {"alpha": 0.5, "monitor": "gradient", "patience": 0}
+# What `tau="auto"` stands for; found by examples/benchmarks/auto_tau.md.
+AUTO = {
+    "tau": 0.3,
+    "alpha": 0,
+    "monitor": "relative_change",
+    "patience": 9,
+}
 # More steps than any run has, and few enough for an int32.
 NEVER = 2**30
 
@@ -106,17 +114,29 @@ def cooldown_steps(converged_at, cooldown):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """The arguments of the rule, checked once, at construction."""
+    """The arguments of the rule, checked once, at construction.
 
-    tau: float | dict[str, float] | Sequence[float]
-    alpha: float | int = 0.5
-    monitor: str = "gradient"
+    Those that are None are what `AUTO` says if tau is `"auto"`, and else what
+    `DEFAULTS` says.
+    """
+
+    tau: float | dict[str, float] | Sequence[float] | str
+    alpha: float | int | None = None
+    monitor: str | None = None
     norm: str = "l1"
-    patience: int = 0
+    patience: int | None = None
     interval: int = 1
     cooldown: float | int = 0
 
     def __post_init__(self):
+        defaults = DEFAULTS
+        if isinstance(self.tau, str) and self.tau == "auto":
+            _check_monitor_of_auto(self.monitor)
+            defaults = AUTO
+            object.__setattr__(self, "tau", AUTO["tau"])
+        for name in DEFAULTS:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, defaults[name])
         _check_tau(self.tau)
         _check_alpha(self.alpha)
         _check_choice("monitor", self.monitor, MONITORS)
@@ -197,15 +217,24 @@ def _check_tau(tau):
     for value in values:
         if not _is_real(value):
             raise TypeError(
-                "`tau` must be a positive float, or a dict from a regular "
-                "expression on component names to a positive float. Received: "
-                f"tau={tau!r} of type {type(tau).__name__}"
+                "`tau` must be a positive float, a dict from a regular "
+                "expression on component names to a positive float, or "
+                f"'auto'. Received: tau={tau!r} of type {type(tau).__name__}"
             )
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(
                 "`tau` must be positive and finite: a component freezes when "
                 f"its statistic falls below it. Received: tau={tau!r}"
             )
+
+
+def _check_monitor_of_auto(monitor):
+    if monitor not in (None, AUTO["monitor"]):
+        raise ValueError(
+            "`tau='auto'` is a threshold for `monitor='relative_change'`, "
+            "which has no scale. Leave `monitor` out, or give a `tau` of your "
+            f"own. Received: monitor={monitor!r}"
+        )
 
 
 def _check_pattern(pattern):

@@ -118,20 +118,26 @@ def anneal(variables, start, groups, converged_at, step, cooldown):
             v.assign(before + share * (numpy(v) - before))
 
 
-def growth(distances):
-    """To which power of the steps a distance has grown, from a half of them.
+def relative_change(sizes):
+    """How large the last updates are beside all so far.
 
     Args:
-        distances: The distance after each step so far.
+        sizes: The size of each update so far.
     """
-    # Eight steps to each doubling, each step once.
-    grid = sorted({round(2 ** (k / 8)) for k in range(80)})
-    t = len(distances)
-    passed = [g for g in grid if g <= t]
-    if len(passed) < 8 or distances[passed[-8] - 1] == 0:
-        return np.nan
-    half = passed[-8]
-    return np.log(distances[-1] / distances[half - 1]) / np.log(t / half)
+    ratio, count, mean, deviation = np.nan, 0, 0.0, 0.0
+    for size in sizes:
+        ratio = np.nan
+        if not np.isfinite(size) or (size == 0 and count == 0):
+            continue
+        log = np.log(size) if size > 0 else -np.inf
+        if count == 0:
+            mean = log
+        beyond = min(max(log - mean, -np.log(1e4)), np.log(1e4))
+        count += 1
+        mean += beyond / count
+        deviation = 0.95 * deviation + 0.05 * beyond
+        ratio = np.exp(deviation)
+    return ratio
 
 
 def train(
@@ -178,8 +184,7 @@ def train(
     converged_at = [0] * len(groups)
     below = [0] * len(groups)
     previous = [None] * len(groups)
-    began = [[numpy(v) for v in g] for g in groups]
-    distances = [[] for _ in groups]
+    sizes = [[] for _ in groups]
     trace = []
     steps = [
         batches[i : i + accumulate]
@@ -233,13 +238,16 @@ def train(
             else:
                 measured = [g - p for g, p in zip(grad_arrays[i], previous[i])]
             previous[i] = grad_arrays[i]
-            moved = sum(
-                ((numpy(v) - w) ** 2).sum() for v, w in zip(group, began[i])
-            )
-            distances[i].append(np.sqrt(moved))
             s = np.nan if measured is None else NORMS[norm](measured)
-            if monitor == "displacement":
-                s = growth(distances[i])
+            if monitor == "relative_change":
+                sizes[i].append(
+                    sum(
+                        np.abs(numpy(v) - w).sum()
+                        for v, w in zip(group, before[i])
+                        if v.ndim > 1
+                    )
+                )
+                s = relative_change(sizes[i])
             row.append(s)
             if t % interval == 0:
                 below[i] = below[i] + 1 if s < tau[i] else 0

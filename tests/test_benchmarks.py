@@ -55,7 +55,7 @@ def test_memory(run):
         "gradient": 0,
         "gradient_change": tracked,
         "weight_change": 0,
-        "displacement": tracked + 12 * 8,
+        "relative_change": 3 * 12,
     }
     assert rows.keys() == of_monitor.keys()
     for monitor, row in rows.items():
@@ -69,7 +69,12 @@ def test_memory(run):
 def test_overhead(run):
     rows = run("overhead", "--rounds=3")
     check_ratios(rows, "ratio")
-    monitors = ["gradient", "gradient_change", "weight_change", "displacement"]
+    monitors = [
+        "gradient",
+        "gradient_change",
+        "weight_change",
+        "relative_change",
+    ]
     assert [row["monitor"] for row in rows] == monitors
 
 

@@ -27,7 +27,7 @@ OPTIMIZERS = {
     ),
 }
 CLIPS = {"unclipped": {}, "clipped": {"global_clipnorm": 0.5}}
-MONITORS = ("gradient", "gradient_change", "weight_change", "displacement")
+MONITORS = ("gradient", "gradient_change", "weight_change", "relative_change")
 NORMS = ("l1", "mean_l1", "l2")
 WHEN = {"at_once": (0, 1), "patience": (1, 1), "interval": (1, 2)}
 
@@ -68,7 +68,7 @@ SAMPLE = [
     case("adam", "clipped", "weight_change", "l1", "interval"),
     case("adamw", "clipped", "weight_change", "mean_l1", "at_once"),
     case("sgd", "unclipped", "weight_change", "l2", "patience"),
-    case("adamw", "clipped", "displacement", "l1", "interval"),
+    case("adamw", "clipped", "relative_change", "l1", "interval"),
 ]
 # Every optimizer, clipped or not, with every statistic; the rest in turns.
 ALL = [
@@ -80,7 +80,7 @@ ALL = [
                 OPTIMIZERS, CLIPS, MONITORS, NORMS
             )
             # It has no norm.
-            if monitor != "displacement" or norm == "l1"
+            if monitor != "relative_change" or norm == "l1"
         ]
     )
 ]

@@ -408,7 +408,7 @@ def test_plot_of_the_statistics():
     ("monitor", "norm", "name"),
     [
         ("weight_change", "mean_l1", "mean L1 norm of change of weights"),
-        ("displacement", "l1", "growth of the displacement (power of steps)"),
+        ("relative_change", "l1", "size of updates, of their mean so far"),
         ("another", "l1", "statistic"),
     ],
 )

@@ -58,10 +58,10 @@ SETTINGS = {
     "logically": {"tau": TAU, "alpha": ALPHA, "recompile": "never"},
     # From step 7 on; it is interrupted after step 15.
     "cooling_down": {"tau": TAU, "alpha": ALPHA, "cooldown": 12},
-    "displacement": {
+    "relative_change": {
         "tau": 0.5,
         "alpha": 3,
-        "monitor": "displacement",
+        "monitor": "relative_change",
         "recompile": 2,
     },
     "weight_change": {"tau": TAU, "alpha": ALPHA, "monitor": "weight_change"},

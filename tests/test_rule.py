@@ -147,7 +147,7 @@ def test_what_is_frozen_takes_nothing_of_an_update():
         ({"tau": NAN}, ValueError, "tau=nan"),
         ({"tau": INF}, ValueError, "tau=inf"),
         ({"tau": "0.1"}, TypeError, "tau='0.1' of type str"),
-        ({"tau": None}, TypeError, "positive float, or a dict"),
+        ({"tau": None}, TypeError, "positive float, a dict"),
         ({"tau": True}, TypeError, "tau=True"),
         ({"tau": {}}, ValueError, "at least one pattern"),
         ({"tau": {"(": 1.0}}, ValueError, "valid regular expressions"),

@@ -15,7 +15,7 @@ TARGETS = {
     "gradient": 0.01,
     "gradient_change": None,
     "weight_change": 0.01,
-    "displacement": 0.01,
+    "relative_change": 0.01,
 }
 
 

@@ -14,7 +14,7 @@ TARGETS = {
     "gradient": 1.01,
     "gradient_change": 1.03,
     "weight_change": 1.03,
-    "displacement": 1.01,
+    "relative_change": 1.01,
 }
 
 

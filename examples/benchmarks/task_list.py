@@ -1,0 +1,225 @@
+"""The tasks of `tasks.py`: real data, a model, and its usual training."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import keras_hub
+import numpy as np
+from common import minilm_folder
+from data import BBC_TOPICS
+from data import bbc_news
+from data import mnist
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+SEQUENCE = 64
+# Of the words of the articles, the language model knows so many.
+VOCABULARY = 4000
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained, and how.
+
+    Attributes:
+        load: Function of the number of examples to train on. It returns
+            `(x, y)` three times: to train, to validate and to test on.
+        build: Function that makes the model, with its first weights.
+        examples: Integer.
+        batch_size: Integer.
+        epochs: Integer, of the full schedule.
+        learning_rate: Float, at first; it decays to 0.
+        decay: `"linear"` or `"cosine"`.
+    """
+
+    load: Callable
+    build: Callable
+    examples: int
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    decay: str
+
+    @property
+    def steps(self):
+        """Of the full schedule."""
+        return self.epochs * -(-self.examples // self.batch_size)
+
+    def compiled(self):
+        """The model, ready to train with AdamW."""
+        schedules = keras.optimizers.schedules
+        rate = {
+            "linear": lambda: schedules.PolynomialDecay(
+                self.learning_rate, self.steps, 0.0
+            ),
+            "cosine": lambda: schedules.CosineDecay(
+                self.learning_rate, self.steps
+            ),
+        }[self.decay]()
+        model = self.build()
+        model.compile(
+            optimizer=keras.optimizers.AdamW(rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        return model
+
+    def quick(self, examples, epochs):
+        """A small version, to see that everything works."""
+        return dataclasses.replace(self, examples=examples, epochs=epochs)
+
+
+def some(split, n):
+    """The first n examples, each part of them with its own array."""
+    x, y = split
+    if isinstance(x, dict):
+        return {k: v[:n] for k, v in x.items()}, y[:n]
+    return x[:n], y[:n]
+
+
+def plain(model):
+    """The same model, with a `fit()` that shuffles."""
+    return keras.Model(model.inputs, model.outputs)
+
+
+def load_topics(examples):
+    """Articles of BBC News as tokens, and the index of the topic of each."""
+    tokenize = keras_hub.models.TextClassifierPreprocessor.from_preset(
+        minilm_folder(), sequence_length=SEQUENCE
+    )
+
+    def arrays(split):
+        x, y = tokenize(split.texts, split.labels)
+        return {k: np.asarray(v) for k, v in x.items()}, np.asarray(y)
+
+    return [arrays(split) for split in bbc_news(examples)]
+
+
+def build_topics(lora_rank=None):
+    """The pretrained 6-layer MiniLM."""
+    model = keras_hub.models.TextClassifier.from_preset(
+        minilm_folder(), num_classes=len(BBC_TOPICS), preprocessor=None
+    )
+    if lora_rank:
+        model.backbone.enable_lora(lora_rank)
+    return plain(model)
+
+
+def load_mnist(examples):
+    """Images; 500 are to validate and 1000 to test on."""
+    train, test = mnist()
+    return *split(train, 500, examples), test
+
+
+def load_small_digits(examples):
+    """scikit-learn's images of 8 by 8; 250 to validate and 400 to test on."""
+    digits = load_digits()
+    images = (digits.images[..., None] / 16).astype("float32")
+    everything = images, digits.target.astype("int32")
+    rest, test = split(everything, 400)
+    return *split(rest, 250, examples), test
+
+
+def split(pair, size, examples=None):
+    """What is left without `size` of the examples, and these."""
+    x, y = pair
+    x, some_x, y, some_y = train_test_split(
+        x, y, test_size=size, stratify=y, random_state=0
+    )
+    return (x[:examples], y[:examples]), (some_x, some_y)
+
+
+def build_vit(image, patch, layers, width):
+    """A small Vision Transformer with random weights."""
+    backbone = keras_hub.models.ViTBackbone(
+        image_shape=(image, image, 1),
+        patch_size=patch,
+        num_layers=layers,
+        num_heads=4,
+        hidden_dim=width,
+        mlp_dim=2 * width,
+    )
+    return plain(
+        keras_hub.models.ViTImageClassifier(
+            backbone, num_classes=10, preprocessor=None
+        )
+    )
+
+
+def load_words(examples):
+    """Sequences of BBC News, and the same, one word later."""
+    tokenizer = keras_hub.models.BertTokenizer.from_preset(minilm_folder())
+    splits = [
+        np.concatenate([np.asarray(ids) for ids in tokenizer(part.texts)])
+        for part in bbc_news(1280)
+    ]
+    counts = np.bincount(splits[0], minlength=tokenizer.vocabulary_size())
+    known = np.argsort(-counts)[: VOCABULARY - 1]
+    # All others are one and the same.
+    index = np.zeros(len(counts), "int32")
+    index[known] = np.arange(1, VOCABULARY)
+    sizes = examples, 512, 1024
+    return [sequences(index[ids], n) for ids, n in zip(splits, sizes)]
+
+
+def sequences(words, n):
+    rng = np.random.default_rng(0)
+    starts = SEQUENCE * np.arange((len(words) - 1) // SEQUENCE)
+    at = rng.permutation(starts)[:n, None] + np.arange(SEQUENCE)
+    mask = np.ones(at.shape, "int32")
+    return {"token_ids": words[at], "padding_mask": mask}, words[at + 1]
+
+
+def build_decoder():
+    """A small GPT-2 with random weights, its embedding tied to the output."""
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=3,
+        num_heads=4,
+        hidden_dim=128,
+        intermediate_dim=512,
+        max_sequence_length=SEQUENCE,
+    )
+    logits = backbone.token_embedding(backbone.output, reverse=True)
+    return keras.Model(backbone.inputs, logits)
+
+
+TASKS = {
+    "topics": Task(load_topics, build_topics, 1280, 16, 6, 5e-5, "linear"),
+    "topics, LoRA": Task(
+        load_topics,
+        lambda: build_topics(lora_rank=8),
+        1280,
+        16,
+        6,
+        1e-3,
+        "linear",
+    ),
+    "MNIST": Task(
+        load_mnist,
+        lambda: build_vit(28, patch=7, layers=4, width=64),
+        3500,
+        64,
+        20,
+        1e-3,
+        "cosine",
+    ),
+    "small digits": Task(
+        load_small_digits,
+        lambda: build_vit(8, patch=2, layers=3, width=32),
+        1147,
+        32,
+        40,
+        2e-3,
+        "cosine",
+    ),
+    "next word": Task(load_words, build_decoder, 1024, 32, 20, 1e-3, "cosine"),
+}
+QUICK = {
+    "topics": TASKS["topics"].quick(320, 3),
+    "topics, LoRA": TASKS["topics, LoRA"].quick(320, 3),
+    "MNIST": TASKS["MNIST"].quick(1000, 10),
+    "small digits": TASKS["small digits"].quick(576, 20),
+    "next word": TASKS["next word"].quick(128, 10),
+}

@@ -1,0 +1,222 @@
+"""How large updates are beside what they were, and `tau="auto"`."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import small
+from hypothesis import example
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from keras_grades import GradES
+from keras_grades.component import Component
+from keras_grades.relative_change import SAMPLE
+from keras_grades.relative_change import RelativeChange
+from keras_grades.relative_change import _grid
+from keras_grades.relative_change import relative
+from keras_grades.rule import AUTO
+from keras_grades.rule import Rule
+
+
+def ratios(sizes):
+    """Steps through `relative`, with one component; what it measures."""
+    state = [
+        np.zeros(1, "int32"),
+        np.zeros(1, "float32"),
+        np.zeros(1, "float32"),
+    ]
+    found = []
+    for size in sizes:
+        ratio, *state = relative(
+            keras.ops.convert_to_tensor(np.float32([size])),
+            *[keras.ops.convert_to_tensor(s) for s in state],
+        )
+        found.append(float(ratio[0]))
+    return np.array(found)
+
+
+def freezes_by_itself(sizes):
+    """Whether `tau="auto"` would freeze a component with such updates."""
+    below = 0
+    for ratio in ratios(sizes):
+        below = below + 1 if ratio < AUTO["tau"] else 0
+        if below > AUTO["patience"]:
+            return True
+    return False
+
+
+SIZES = st.one_of(
+    st.just(0.0),
+    st.floats(2.0**-90, 2.0**90, width=32),
+    st.sampled_from([np.nan, np.inf]),
+)
+
+
+@example([0.0, 0.0, 1.0, 0.0])
+@example([2.0**-90, 2.0**90, 1.0])
+@settings(max_examples=30, deadline=None)
+@given(st.lists(SIZES, min_size=1, max_size=40))
+def test_same_as_written_out(sizes):
+    expected = [
+        reference.relative_change(np.float64(np.float32(sizes[: t + 1])))
+        for t in range(len(sizes))
+    ]
+    np.testing.assert_allclose(ratios(sizes), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_has_no_scale(scale):
+    sizes = np.exp(np.random.default_rng(0).standard_normal(100))
+    np.testing.assert_allclose(ratios(scale * sizes), ratios(sizes), rtol=1e-3)
+
+
+def noisy(sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    return sizes * np.exp(0.5 * rng.standard_normal(len(sizes)))
+
+
+def test_what_goes_on_is_not_frozen():
+    assert not freezes_by_itself(noisy(np.ones(2000)))
+
+
+def test_what_has_shrunk_is_frozen():
+    sizes = noisy(np.concatenate([np.ones(200), np.full(100, 0.05)]))
+    assert not freezes_by_itself(sizes[:210])
+    assert freezes_by_itself(sizes[:240])
+
+
+def test_what_decays_is_frozen():
+    """As with a learning rate that falls to 0, and nothing else."""
+    sizes = noisy(np.linspace(1, 0, 1000))
+    assert not freezes_by_itself(sizes[:700])
+    assert freezes_by_itself(sizes)
+
+
+@pytest.mark.parametrize("warm_up", [np.linspace(0, 1, 100), np.zeros(100)])
+def test_a_warm_up_freezes_nothing(warm_up):
+    assert not freezes_by_itself(np.concatenate([warm_up, np.ones(500)]))
+
+
+@pytest.mark.parametrize("bad", [0.0, 1e-9, 1e-4, 1e4, np.nan, np.inf])
+@pytest.mark.parametrize("at", [0, 1, 25, 150])
+def test_one_bad_batch_freezes_nothing(bad, at):
+    sizes = noisy(np.ones(400))
+    sizes[at] = bad
+    assert not freezes_by_itself(sizes)
+
+
+def test_what_never_moves_is_unknown():
+    assert np.isnan(ratios(np.zeros(50))).all()
+
+
+def relative_change(*shapes):
+    """The monitor for one component of such variables, and these."""
+    variables = [keras.Variable(np.ones(s, "float32")) for s in shapes]
+    made = RelativeChange(
+        [Component("c", "query", "b", tuple(variables))],
+        lambda shape, initializer, dtype, name: keras.Variable(
+            initializer, shape, dtype, trainable=False, name=name
+        ),
+    )
+    return made, variables
+
+
+def size_of(made):
+    """The size of the first update."""
+    return float(np.exp(made.state["log_mean"].numpy()[0]))
+
+
+@pytest.mark.parametrize(
+    "shape", [(512, 512), (384, 12, 32), (1000, 999), (3, 70000), (90001, 8)]
+)
+def test_a_sample_stands_for_all(shape):
+    rng = np.random.default_rng(0)
+    made, (variable,) = relative_change(shape)
+    # Some rows and some columns move far more than others.
+    update = rng.standard_normal(shape)
+    update *= np.exp(rng.standard_normal((shape[0],) + (1,) * (len(shape) - 1)))
+    update *= np.exp(rng.standard_normal(shape[-1:]))
+    measure = made.watch([variable], True)
+    variable.assign(variable.numpy() + update.astype("float32"))
+    measure()
+    assert size_of(made) == pytest.approx(np.abs(update).sum(), rel=0.5)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(512, 512), (384, 12, 32), (3, 70000), (90001, 8), (90001,), (4, 3), (1,)],
+)
+def test_the_sample_is_small(shape):
+    entries = np.broadcast_to(np.float32(0), shape)[_grid(shape)].size
+    assert min(np.prod(shape), 0.7 * SAMPLE) <= entries <= SAMPLE
+
+
+def test_small_matrices_count_whole_and_their_biases_go_with_them():
+    made, variables = relative_change((4, 5), (5,), (5, 3))
+    measure = made.watch(variables, True)
+    for v in variables:
+        v.assign(v + 2)
+    measure()
+    assert size_of(made) == pytest.approx(2 * (20 + 15))
+
+
+def test_a_bias_alone_counts():
+    made, variables = relative_change((5,))
+    measure = made.watch(variables, True)
+    variables[0].assign(variables[0] + 2)
+    measure()
+    assert size_of(made) == pytest.approx(10)
+
+
+def fit(callback, rate_falls_at=40, epochs=4):
+    model = small.transformer()
+    model.compile(keras.optimizers.Adam(0.01), small.loss())
+    x, y = small.data(25)
+
+    def lower(epoch, rate):
+        return 0.01 if epoch * 25 < rate_falls_at else 1e-4
+
+    model.fit(
+        x,
+        y,
+        4,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[callback, keras.callbacks.LearningRateScheduler(lower)],
+    )
+    return [c.frozen_at for c in callback.components]
+
+
+def test_auto_needs_no_number():
+    """The learning rate falls by a hundred at step 50; all freeze, then it
+    stops."""
+    auto = GradES("auto", verbose=0)
+    frozen_at = fit(auto)
+    assert all(50 + 10 < step < 100 for step in frozen_at)
+    assert auto.stopped_step is not None
+    own = GradES(0.3, alpha=0, monitor="relative_change", patience=9, verbose=0)
+    assert fit(own) == frozen_at
+
+
+def test_auto_freezes_nothing_while_it_goes_on():
+    auto = GradES("auto", verbose=0)
+    assert fit(auto, rate_falls_at=1000) == [None] * 12
+    assert auto.stopped_step is None
+
+
+def test_auto_takes_other_numbers():
+    rule = Rule("auto", alpha=0.25, patience=3)
+    assert rule.tau == AUTO["tau"] and rule.monitor == "relative_change"
+    assert rule.alpha == 0.25 and rule.patience == 3
+    assert Rule(1.0) == Rule(1.0, 0.5, "gradient", "l1", 0)
+
+
+def test_auto_is_of_one_monitor():
+    with pytest.raises(ValueError, match=r"monitor='gradient'"):
+        GradES("auto", monitor="gradient")
+    GradES("auto", monitor="relative_change")
+    with pytest.raises(TypeError, match=r"'auto'\. Received: tau='Auto'"):
+        GradES("Auto")
