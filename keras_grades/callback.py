@@ -22,6 +22,7 @@ from keras_grades.recompile import Work
 from keras_grades.recompile import check_mode
 from keras_grades.report import FreezeReport
 from keras_grades.rule import Rule
+from keras_grades.rule import end_of_probation
 from keras_grades.selection import Selection
 from keras_grades.selection import select
 from keras_grades.trace import Trace
@@ -121,6 +122,14 @@ class GradES(keras.callbacks.Callback):
             `0`: it freezes at once. From the first convergence on, each step
             copies all trainable variables on TensorFlow and PyTorch. Refused
             with `use_ema`, constraints and float8.
+        thaw: Boolean, whether a component that froze too early is released:
+            if its statistic is at least twice `tau` again, on `patience + 1`
+            measured steps in a row, before it has been frozen for a tenth of
+            the steps that it took to freeze; three times at most. So long it
+            is not frozen structurally. With `global_clipnorm` or accumulated
+            gradients, `"weight_change"` and `"relative_change"` release
+            nothing: what is frozen is given gradients of 0 there. Defaults to
+            `False`.
 
     Attributes:
         components: List of `Component`, in the order in which data meets
@@ -155,10 +164,11 @@ class GradES(keras.callbacks.Callback):
         restore_trainable: bool = True,
         verbose: int = 1,
         cooldown: float | int = 0,
+        thaw: bool = False,
     ) -> None:
         super().__init__()
         self.rule = Rule(
-            tau, alpha, monitor, norm, patience, interval, cooldown
+            tau, alpha, monitor, norm, patience, interval, cooldown, thaw
         )
         _check_ratio(max_frozen_ratio)
         check_mode(recompile)
@@ -224,6 +234,7 @@ class GradES(keras.callbacks.Callback):
             patience=rule.patience,
             interval=rule.interval,
             cooldown=rule.cooldown,
+            thaw=rule.thaw,
             followers=followers,
         )
         optimizer.build(model.trainable_variables)
@@ -280,7 +291,7 @@ class GradES(keras.callbacks.Callback):
             self._installation.idle_logs = {**nothing, "frozen_ratio": ratio}
         # Nothing is compiled yet: to leave out what is frozen costs nothing.
         self._rebuild_is_due = (
-            self._frozen().any()
+            self._settled().any()
             and self.recompile != "never"
             and not model.stop_training
         )
@@ -329,9 +340,9 @@ class GradES(keras.callbacks.Callback):
         step = int(state["step"])
         self._time_steps(step)
         self._trace.extend(step, state["trace"])
-        newly_frozen = self._see(state)
-        if newly_frozen and self.verbose > 1:
-            self._say(f"froze {', '.join(newly_frozen)} by step {step}.")
+        for what, names in self._see(state).items():
+            if names and self.verbose > 1:
+                self._say(f"{what} {', '.join(names)} by step {step}.")
         if self._is_enough() and not model.stop_training:
             self._stop(step)
         self._rebuild_is_due = self._recompile.is_due(step, *self._pending())
@@ -347,20 +358,37 @@ class GradES(keras.callbacks.Callback):
         self.stopped_step = step
 
     def _see(self, state):
-        """Notes what is frozen, returns the names of what newly is."""
-        newly_frozen = []
+        """Notes what is frozen, returns the names of what newly is, or not."""
+        names = {"froze": [], "released": []}
         for component, frozen_at in zip(self.components, state["frozen_at"]):
-            if frozen_at and component.frozen_at is None:
+            before, component.frozen_at = component.frozen_at, None
+            if frozen_at:
                 component.frozen_at = int(frozen_at)
-                newly_frozen.append(component.name)
-        return newly_frozen
+            if component.frozen_at != before:
+                what = "froze" if frozen_at else "released"
+                names[what].append(component.name)
+        return names
 
     def _frozen(self):
         return np.array([c.frozen_at is not None for c in self.components])
 
+    def _settled(self):
+        """What is frozen for good."""
+        rule, now = self.rule, self._trace.step
+        if not rule.thaw:
+            return self._frozen()
+        return np.array(
+            [
+                c.frozen_at is not None
+                and now
+                > end_of_probation(c.frozen_at, rule.patience, rule.interval)
+                for c in self.components
+            ]
+        )
+
     def _pending(self):
         """What is frozen logically only: components, and their work."""
-        frozen = self._frozen()
+        frozen = self._settled()
         share = self._work.share(frozen) - self._work.share(self._structural)
         return np.count_nonzero(frozen & ~self._structural), share
 
@@ -395,7 +423,7 @@ class GradES(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self._rebuild_is_due:
             self._recompile.rebuilt(*self._pending())
-            self._structural = frozen = self._frozen()
+            self._structural = frozen = self._settled()
             components = [c for c, f in zip(self.components, frozen) if f]
             followers = [
                 f for f in self._optimizer.followers if f.are_frozen(frozen)
@@ -477,6 +505,7 @@ class GradES(keras.callbacks.Callback):
                 "patience": rule.patience,
                 "interval": rule.interval,
                 "cooldown": rule.cooldown,
+                "thaw": rule.thaw,
                 "max_frozen_ratio": self.max_frozen_ratio,
                 "recompile": self.recompile,
                 "truncate_backward": self.truncate_backward,

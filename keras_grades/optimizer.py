@@ -15,6 +15,7 @@ from keras_grades.component import Followers
 from keras_grades.relative_change import RelativeChange
 from keras_grades.rule import Rule
 from keras_grades.rule import decide
+from keras_grades.rule import release
 from keras_grades.rule import share_of_update
 
 # The statistics of so many steps are kept on the device, so that the host can
@@ -104,6 +105,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             convergence on, each step copies all trainable variables on
             TensorFlow and PyTorch. Refused with `use_ema`, constraints and
             float8. Defaults to `0`.
+        thaw: Boolean, whether a component is released that froze too early
+            (see `GradES`). Defaults to `False`.
         name: String. Defaults to `"grades"`.
 
     Raises:
@@ -125,13 +128,14 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         interval: int = 1,
         followers: Sequence[Followers] = (),
         cooldown: float | int = 0,
+        thaw: bool = False,
         name: str = "grades",
     ) -> None:
         _check_inner_optimizer(inner_optimizer)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self.rule = Rule(
-            tau, alpha, monitor, norm, patience, interval, cooldown
+            tau, alpha, monitor, norm, patience, interval, cooldown, thaw
         )
         self.plan(total_steps)
         components, self.tau = self.rule.thresholds(list(components))
@@ -211,6 +215,14 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         self.frozen_at = self.add_variable(
             n, "zeros", "int32", name="frozen_at"
         )
+        # Only with `thaw`: measured steps in a row on which the statistic of
+        # what is frozen was high again, and how often it was released.
+        self._released = {}
+        if self.rule.thaw:
+            self._released = {
+                name: self.add_variable(n, "zeros", "int32", name=name)
+                for name in ("above", "thaws")
+            }
         self.trace = self.add_variable(
             (TRACE_ROWS, *n), "zeros", "float32", name="trace"
         )
@@ -320,10 +332,13 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             for i, gradient in zip(at, some_grads):
                 all_grads[i] = gradient
             self.inner_optimizer.apply(all_grads, variables)
+            # Before anything is put back: what is frozen is measured, too.
+            statistics.append(statistic())
 
         # 1. Measure; what is not a change of the weights, before the update.
         measured = [i for i in at if groups[i] < len(self.components)]
         tracked = [variables[i] for i in measured]
+        statistics = []
         statistic = self._measure(
             private.inner_gradients(
                 self.inner_optimizer, [grads[i] for i in measured], tracked
@@ -344,7 +359,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             zero=private.gradients_reach_others(self.inner_optimizer),
         )
         # 3. Decide.
-        self._decide(statistic(), is_update)
+        self._decide(statistics.pop(), is_update)
         self._keep_averages(held, of_group)
         self._count_step(is_update)
 
@@ -448,6 +463,19 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             interval=rule.interval,
             cooldown=rule.cooldown,
         )
+        if rule.thaw:
+            above, thaws, converged_at, frozen_at = release(
+                statistic,
+                *map(ops.convert_to_tensor, self._released.values()),
+                converged_at,
+                frozen_at,
+                step,
+                ops.convert_to_tensor(self.tau),
+                patience=rule.patience,
+                interval=rule.interval,
+            )
+            assign(self._released["above"], above, is_update)
+            assign(self._released["thaws"], thaws, is_update)
         row = ops.equal(
             np.arange(TRACE_ROWS, dtype="int32")[:, None],
             (step - 1) % TRACE_ROWS,
@@ -559,6 +587,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             "below": self.below,
             "converged_at": self.converged_at,
             **(self._relative_change.state if self._relative_change else {}),
+            **self._released,
             **previous,
         }
 
@@ -589,6 +618,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             "patience": self.rule.patience,
             "interval": self.rule.interval,
             "cooldown": self.rule.cooldown,
+            "thaw": self.rule.thaw,
             "followers": [
                 {
                     "variables": self._places(group.variables),

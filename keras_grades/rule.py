@@ -23,6 +23,12 @@ AUTO = {
     "monitor": "relative_change",
     "patience": 9,
 }
+# With `thaw`: a component is released where its statistic is so many times tau
+# again, so many times at most, and not later than this share of the steps that
+# it took to freeze.
+THAW_RATIO = 2.0
+MAX_THAWS = 3
+PROBATION = 0.1
 # More steps than any run has, and few enough for an int32.
 NEVER = 2**30
 
@@ -79,6 +85,64 @@ def decide(
     return below, converged_at, ops.where(freezes, step, frozen_at)
 
 
+def release(
+    statistic,
+    above,
+    thaws,
+    converged_at,
+    frozen_at,
+    step,
+    tau,
+    *,
+    patience,
+    interval,
+):
+    """Takes back freezes that were premature, for all n components at once.
+
+    A component on probation is released at a measured step when its statistic
+    was at least `THAW_RATIO` times tau on `patience + 1` measured steps in a
+    row. There are at most `MAX_THAWS` of them for each component.
+
+    Args:
+        statistic: Float tensor of shape `(n,)`, what was measured. Of what is
+            frozen, it is of the update that it would have taken.
+        above: Integer tensor of shape `(n,)`, the measured steps in a row on
+            which the statistic was as large.
+        thaws: Integer tensor of shape `(n,)`, how often it was released.
+        converged_at: Integer tensor of shape `(n,)`, after `decide`.
+        frozen_at: Integer tensor of shape `(n,)`, after `decide`.
+        step, tau, patience, interval: As in `decide`.
+
+    Returns:
+        The new `above`, `thaws`, `converged_at` and `frozen_at`.
+    """
+    on_probation = ops.logical_and(
+        ops.logical_and(frozen_at > 0, thaws < MAX_THAWS),
+        step <= end_of_probation(frozen_at, patience, interval),
+    )
+    is_high = ops.logical_and(on_probation, statistic >= THAW_RATIO * tau)
+    counted = ops.where(is_high, above + 1, ops.zeros_like(above))
+    measured = ops.equal(step % interval, 0)
+    above = ops.where(measured, counted, above)
+    is_released = ops.logical_and(measured, above > patience)
+    above, converged_at, frozen_at = (
+        ops.where(is_released, ops.zeros_like(state), state)
+        for state in (above, converged_at, frozen_at)
+    )
+    return (
+        above,
+        thaws + ops.cast(is_released, "int32"),
+        converged_at,
+        frozen_at,
+    )
+
+
+def end_of_probation(frozen_at, patience, interval):
+    """The last step at which what has frozen then can be released."""
+    steps = frozen_at // round(1 / PROBATION)
+    return frozen_at + steps + (patience + 1) * interval
+
+
 def share_of_update(converged_at, frozen_at, step, cooldown):
     """The share of its update that each component takes at a step.
 
@@ -127,6 +191,7 @@ class Rule:
     patience: int | None = None
     interval: int = 1
     cooldown: float | int = 0
+    thaw: bool = False
 
     def __post_init__(self):
         defaults = DEFAULTS
@@ -144,6 +209,11 @@ class Rule:
         _check_integer("patience", self.patience, at_least=0)
         _check_integer("interval", self.interval, at_least=1)
         _check_cooldown(self.cooldown)
+        if not isinstance(self.thaw, bool):
+            raise TypeError(
+                "`thaw` must be True or False. Received: "
+                f"thaw={self.thaw!r} of type {type(self.thaw).__name__}"
+            )
 
     def grace_steps(self, total_steps):
         """The length of the grace period, given the planned steps or None."""

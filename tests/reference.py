@@ -222,6 +222,8 @@ def train(
                     v.assign(value)
         else:
             apply(optimizer, grads, variables)
+        # What the optimizer did, before any of it is taken back.
+        after = [[numpy(v) for v in g] for g in groups]
         if cooldown:
             anneal(all_variables, start, groups, converged_at, t, cooldown)
         row = []
@@ -232,7 +234,7 @@ def train(
             if monitor == "gradient":
                 measured = grad_arrays[i]
             elif monitor == "weight_change":
-                measured = [numpy(v) - w for v, w in zip(group, before[i])]
+                measured = [v - w for v, w in zip(after[i], before[i])]
             elif previous[i] is None:
                 measured = None
             else:
@@ -242,8 +244,8 @@ def train(
             if monitor == "relative_change":
                 sizes[i].append(
                     sum(
-                        np.abs(numpy(v) - w).sum()
-                        for v, w in zip(group, before[i])
+                        np.abs(v - w).sum()
+                        for v, w in zip(after[i], before[i])
                         if v.ndim > 1
                     )
                 )

@@ -144,6 +144,25 @@ class InTurns(keras.callbacks.Callback):
         self.turns.pass_on()
 
 
+def run_in_turns(fit, runs, turns):
+    """Calls `fit` of each run in a thread of its own.
+
+    Args:
+        fit: Function of one of the runs, with an `InTurns` in it.
+        runs: Iterable.
+        turns: `Turns` of the runs. One that has ended leaves them.
+    """
+
+    def fit_and_leave(run):
+        try:
+            fit(run)
+        finally:
+            turns.leave(run)
+
+    with concurrent.futures.ThreadPoolExecutor(len(runs)) as pool:
+        list(pool.map(fit_and_leave, runs))  # Raises what a run has raised.
+
+
 def time_in_turns(runs, rounds, planned):
     """Times some runs, step by step in turns.
 
@@ -161,18 +180,14 @@ def time_in_turns(runs, rounds, planned):
 
     def fit(name):
         model, callbacks = runs[name]
-        try:
-            model.fit(
-                batches(),
-                steps_per_epoch=planned,
-                verbose=0,
-                callbacks=[timers[name], *callbacks],
-            )
-        finally:
-            turns.leave(name)
+        model.fit(
+            batches(),
+            steps_per_epoch=planned,
+            verbose=0,
+            callbacks=[timers[name], *callbacks],
+        )
 
-    with concurrent.futures.ThreadPoolExecutor(len(runs)) as pool:
-        list(pool.map(fit, runs))  # Raises what a run has raised.
+    run_in_turns(fit, runs, turns)
     return {n: np.array(t.seconds[WARM_UP:]) for n, t in timers.items()}
 
 

@@ -46,8 +46,8 @@ class Task:
         """Of the full schedule."""
         return self.epochs * -(-self.examples // self.batch_size)
 
-    def compiled(self):
-        """The model, ready to train with AdamW."""
+    def compiled(self, optimizer=keras.optimizers.AdamW):
+        """The model, ready to train."""
         schedules = keras.optimizers.schedules
         rate = {
             "linear": lambda: schedules.PolynomialDecay(
@@ -59,7 +59,7 @@ class Task:
         }[self.decay]()
         model = self.build()
         model.compile(
-            optimizer=keras.optimizers.AdamW(rate),
+            optimizer=optimizer(rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )

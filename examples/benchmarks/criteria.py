@@ -1,0 +1,251 @@
+"""At which step each criterion without a scale would have frozen what.
+
+    python examples/benchmarks/criteria.py --tasks "small digits" MNIST
+
+A plain run of each task of `tasks.py`, in which nothing freezes. At each step
+a sample of each matrix and of its gradient is looked at, and each criterion
+says which components have converged: at the first step, after 20, at which it
+was below a threshold ten times in a row. Beside it stands the test accuracy
+at the end of the epoch in which the last of them did. It shows which
+criteria are clocks at all; what freezing by them does, `tasks.py` shows.
+"""
+
+import argparse
+import math
+import pathlib
+
+import common
+import keras
+import numpy as np
+import task_methods as methods
+from task_list import QUICK
+from task_list import TASKS
+
+import keras_grades
+from keras_grades.relative_change import DECAY
+from keras_grades.relative_change import MAX_RATIO
+
+SAMPLE = 1024
+PATIENCE = 10
+SKIPPED = 20
+
+
+class Recording(keras.optimizers.AdamW):
+    """AdamW that keeps a sample of each gradient, to be looked at."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.samples = [
+            self.add_variable(
+                (len(places(v)),), name=f"gradient_{i}", dtype="float32"
+            )
+            for i, v in enumerate(variables)
+        ]
+
+    def update_step(self, gradient, variable, learning_rate):
+        i = self._get_variable_index(variable)
+        flat = keras.ops.reshape(gradient, (-1,))
+        sample = keras.ops.take(flat, places(variable), axis=0)
+        self.samples[i].assign(keras.ops.cast(sample, "float32"))
+        super().update_step(gradient, variable, learning_rate)
+
+
+def places(variable):
+    """Where the entries of its sample are, at random."""
+    size = math.prod(variable.shape)
+    rng = np.random.default_rng(0)
+    return rng.choice(size, min(SAMPLE, size), replace=False).astype("int32")
+
+
+def mean(values, decay=DECAY):
+    """The running mean over the first axis, free of bias."""
+    average, weight, found = 0.0, 0.0, []
+    for value in values:
+        average = decay * average + (1 - decay) * value
+        weight = decay * weight + 1 - decay
+        found.append(average / weight)
+    return np.array(found)
+
+
+# Each takes samples of gradients and weights, of shape (steps, components,
+# entries); there is one more of the weights. It returns (steps, components).
+
+
+def signal_to_noise(gradients, weights):
+    """1 for pure noise: the squared mean, of the mean square (issue text)."""
+    steps = np.arange(1, len(gradients) + 1)[:, None]
+    signal = (mean(gradients) ** 2).sum(-1) / mean((gradients**2).sum(-1))
+    few = (1 - DECAY**steps) / (1 + DECAY**steps)
+    return signal * (1 + DECAY) / (1 - DECAY) * few
+
+
+def cosine(gradients, weights):
+    """Of the angle between successive gradients."""
+    products = (gradients[1:] * gradients[:-1]).sum(-1)
+    norms = np.linalg.norm(gradients, axis=-1)
+    cosines = products / np.maximum(norms[1:] * norms[:-1], 1e-30)
+    return mean(np.concatenate([np.ones_like(cosines[:1]), cosines]))
+
+
+def gradient_of_peak(gradients, weights):
+    smooth = mean(np.abs(gradients).mean(-1))
+    return smooth / np.maximum.accumulate(smooth)
+
+
+def change_of_peak(gradients, weights):
+    smooth = mean(np.abs(np.diff(weights, axis=0)).mean(-1))
+    return smooth / np.maximum.accumulate(smooth)
+
+
+def displacement(gradients, weights):
+    """To which power of the steps the distance from the start grows.
+
+    Pesme et al., "On Convergence-Diagnostic based Step Sizes for Stochastic
+    Gradient Descent" (ICML 2020).
+    """
+    distance = np.linalg.norm(weights[1:] - weights[0], axis=-1)
+    steps = np.arange(1, len(distance) + 1)
+    half = np.maximum(steps // 2, 1)
+    grown = np.log(np.maximum(distance, 1e-30))
+    grown = grown - grown[half - 1]
+    return grown / np.log(np.maximum(steps / half, 1.0001))[:, None]
+
+
+def relative_change(gradients, weights):
+    """The monitor, in numpy."""
+    sizes = np.abs(np.diff(weights, axis=0)).mean(-1)
+    logs = np.log(np.maximum(sizes, 1e-38))
+    limit = math.log(MAX_RATIO)
+    log_mean, deviation, found = logs[0], 0.0, []
+    for step, log in enumerate(logs, start=1):
+        beyond = np.clip(log - log_mean, -limit, limit)
+        log_mean = log_mean + beyond / step
+        deviation = DECAY * deviation + (1 - DECAY) * beyond
+        found.append(np.exp(deviation))
+    return np.array(found)
+
+
+CRITERIA = {
+    signal_to_noise: (0.5, 1.0),
+    cosine: (0.0, 0.05),
+    gradient_of_peak: (0.1, 0.2),
+    change_of_peak: (0.05, 0.1),
+    displacement: (0.2, 0.3),
+    relative_change: (0.2, 0.25, 0.3, 0.35, 0.4),
+}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    add("--seed", type=int, default=0)
+    add("--quick", action="store_true", help="small tasks")
+    add("--output", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))
+    args = parser.parse_args(argv)
+    tasks = QUICK if args.quick else TASKS
+    rows = [
+        row
+        for name in args.tasks
+        for row in judge(name, *record(tasks[name], args.seed))
+    ]
+    common.report("criteria", rows, args.output)
+
+
+def record(task, seed):
+    """A plain run; samples, and the test accuracy after each epoch."""
+    (x, y), _, test = task.load(task.examples)
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    model = task.compiled(Recording)
+    optimizer = model.optimizer
+    components = keras_grades.find_components(model)
+    matrices = [
+        max(c.variables, key=lambda v: len(v.shape)) for c in components
+    ]
+    index = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    at = [index[id(v)] for v in matrices]
+    gradients, weights, accuracy = [], [], []
+
+    def sampled():
+        return [v.numpy().reshape(-1)[places(v)] for v in matrices]
+
+    def padded(samples):
+        block = np.zeros((len(samples), SAMPLE), "float32")
+        for row, sample in zip(block, samples):
+            row[: len(sample)] = sample
+        return block
+
+    per_epoch = -(-len(y) // task.batch_size)
+
+    def look(step, logs):
+        gradients.append(padded([optimizer.samples[i].numpy() for i in at]))
+        weights.append(padded(sampled()))
+        if (step + 1) % per_epoch == 0:
+            accuracy.append(methods.tested(model, test)["accuracy"])
+
+    weights.append(padded(sampled()))
+    # An epoch of one step each: at its end, everything can be read.
+    model.fit(
+        shuffled(x, y, task.batch_size, seed),
+        steps_per_epoch=1,
+        epochs=task.steps,
+        verbose=0,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=look)],
+    )
+    return np.array(gradients), np.array(weights), np.array(accuracy)
+
+
+def shuffled(x, y, batch_size, seed):
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(len(y))
+        for i in range(0, len(order), batch_size):
+            batch = order[i : i + batch_size]
+            if isinstance(x, dict):
+                yield {k: v[batch] for k, v in x.items()}, y[batch]
+            else:
+                yield x[batch], y[batch]
+
+
+def judge(name, gradients, weights, accuracy):
+    """A row for each criterion and threshold."""
+    steps = len(gradients)
+    per_epoch = steps // len(accuracy)
+    for criterion, taus in CRITERIA.items():
+        statistic = criterion(gradients, weights)
+        for tau in taus:
+            crossed = np.sort(crossings(statistic, tau))
+            last = crossed[-1]
+            is_reached = np.isfinite(last)
+            epoch = int(last - 1) // per_epoch if is_reached else -1
+            yield {
+                "task": name,
+                "criterion": criterion.__name__,
+                "tau": tau,
+                "never": int((~np.isfinite(crossed)).sum()),
+                "first": float(crossed[0]),
+                "median": float(crossed[len(crossed) // 2]),
+                "last": float(last),
+                "of steps": steps,
+                "accuracy then": float(accuracy[epoch]) if is_reached else None,
+                "at the end": float(accuracy[-1]),
+            }
+
+
+def crossings(statistic, tau):
+    """The step at which each component has converged, else infinity."""
+    found = np.full(statistic.shape[1], np.inf)
+    below = np.zeros(statistic.shape[1], int)
+    for step, row in enumerate(statistic, start=1):
+        below = np.where((row < tau) & (step > SKIPPED), below + 1, 0)
+        has = (below >= PATIENCE) & ~np.isfinite(found)
+        found[has] = step
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The comparison on real tasks: what it reads off, keeps and concludes."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import tasks
+
+    return tasks
+
+
+@pytest.fixture
+def methods(tasks):
+    import task_methods
+
+    return task_methods
+
+
+@pytest.fixture
+def task(tasks):
+    """The smallest: two epochs of a small Transformer on images of digits."""
+    return tasks.QUICK["small digits"].quick(96, 2)
+
+
+def test_early_stopping_is_read_off(methods):
+    """Against `EarlyStopping` in a `fit()` with the same losses."""
+    losses = [5.0, 3.0, 4.0, 2.0, 2.5, 2.5, 2.5, 1.0]
+    assert methods.replay(losses, 1) == (2, 1)
+    assert methods.replay(losses, 3) == (6, 3)
+    assert methods.replay(losses[:3], 3) == (2, 1)
+
+
+def test_without_grades_it_is_early_stopping_in_fit(methods, task):
+    data = task.load(task.examples)
+    results = methods.without_grades(task, data, 0)
+    keras.utils.set_random_seed(0)
+    model = task.compiled()
+    (x, y), validation, test = data
+    model.fit(
+        x,
+        y,
+        task.batch_size,
+        epochs=task.epochs,
+        verbose=0,
+        validation_data=validation,
+        callbacks=[
+            keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+        ],
+    )
+    expected = methods.tested(model, test)
+    stopped = results["early stopping, 1"]
+    assert stopped["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    plain = results["plain"]
+    assert plain["steps"] == task.steps
+    assert 0 < plain["seconds"] < stopped["seconds"]
+
+
+def test_fixed_schedule_freezes_from_below(methods, task):
+    result = methods.fixed_schedule(task, task.load(task.examples), 0)
+    # All but the last matrix of three blocks of six.
+    assert result["frozen"] == pytest.approx(17 / 18)
+    assert result["steps"] == task.steps
+
+
+def test_it_goes_on_where_it_was(tasks, tmp_path, capsys):
+    store = tasks.Store(tmp_path).of("topics, LoRA")
+    assert store.get("auto-0", lambda: {"seconds": 1.5}) == {"seconds": 1.5}
+    assert store.get("auto-0", pytest.fail) == {"seconds": 1.5}
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.get("auto-1", interrupted)
+    assert [p.name for p in tmp_path.rglob("*.*")] == ["auto-0.json"]
+
+
+def result(seconds, accuracy):
+    return {
+        "seconds": seconds,
+        "accuracy": accuracy,
+        "loss": 1.0,
+        "steps": 10,
+        "frozen": 1.0,
+        "compilation": 1.0,
+    }
+
+
+def test_what_it_concludes(tasks):
+    results = {
+        "plain": [result(10, 0.9), result(10, 0.92)],
+        "early stopping, 1": [result(5, 0.8), result(5, 0.8)],
+        "early stopping, 3": [result(12, 0.9), result(8, 0.9)],
+        "fixed schedule": [result(9, 0.9), result(9, 0.9)],
+        "tuned tau": [{**result(9, 0.9), "tuning": 30.0}] * 2,
+        "auto": [result(6, 0.91), result(4, 0.9)],
+    }
+    rows = {r["method"]: r for r in tasks.summarize("t", results)}
+    assert rows["auto"]["times faster"] == pytest.approx(2.0)
+    assert rows["auto"]["of plain, points"] == pytest.approx(-0.5)
+    assert rows["auto"]["worst"] == pytest.approx(-2)
+    assert rows["tuned tau"]["tuning s"] == 30.0
+    assert tasks.is_on_front(rows)
+    slower = {**rows, "tuned tau": {**rows["auto"], "accuracy": 0.95}}
+    assert not tasks.is_on_front(slower)
+    first, second, third = tasks.verdict({"t": results})
+    assert "1 of 1 tasks (t 2.00)" in first
+    assert "0.50 on average" in second and "2.00 at worst" in second
+    assert "1 of 1 tasks" in third
+
+
+@pytest.mark.long
+def test_the_command(tasks, monkeypatch, tmp_path, task):
+    monkeypatch.setattr(tasks, "QUICK", {"small digits": task})
+    tasks.main(["--quick", "--tasks", "small digits", f"--output={tmp_path}"])
+    backend = keras.backend.backend()
+    written = json.loads((tmp_path / f"tasks_quick_{backend}.json").read_text())
+    assert [row["method"] for row in written["rows"]] == [
+        "plain",
+        "early stopping, 1",
+        "early stopping, 3",
+        "fixed schedule",
+        "tuned tau",
+        "auto",
+    ]
+    assert all(row["seconds"] > 0 for row in written["rows"])
+    assert (tmp_path / f"tasks_quick_{backend}.png").exists()
+
+
+def test_criteria_say_when(tasks):
+    import criteria
+
+    statistic = np.ones((100, 2))
+    statistic[40:, 0] = 0
+    assert criteria.crossings(statistic, 0.5).tolist() == [50, np.inf]
+
+
+def test_criteria_of_noise_and_of_a_signal(tasks):
+    import criteria
+
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((400, 1, 512))
+    signal = np.ones((400, 1, 512))
+    weights = np.cumsum(np.concatenate([noise[:1], noise]), axis=0)
+    line = np.cumsum(np.concatenate([signal[:1], signal]), axis=0)
+    last = {
+        f.__name__: (float(f(noise, weights)[-1]), float(f(signal, line)[-1]))
+        for f in criteria.CRITERIA
+    }
+    assert last["signal_to_noise"] == pytest.approx((1.0, 39.0), rel=0.1)
+    assert last["cosine"] == pytest.approx((0.0, 1.0), abs=0.02)
+    assert last["displacement"] == pytest.approx((0.5, 1.0), abs=0.1)
+    for name in ("gradient_of_peak", "change_of_peak", "relative_change"):
+        assert last[name] == pytest.approx((1.0, 1.0), abs=0.2)

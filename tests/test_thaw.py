@@ -1,0 +1,262 @@
+"""Components that froze too early are released."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import small
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from keras_grades import GradES
+from keras_grades import find_components
+from keras_grades.rule import MAX_THAWS
+from keras_grades.rule import decide
+from keras_grades.rule import release
+
+
+def states(statistics, tau=1.0, patience=0, interval=1, grace_steps=0):
+    """Steps through the rule with `thaw`; where it is frozen after each."""
+    tensor = keras.ops.convert_to_tensor
+    below, converged_at, frozen_at, above, thaws = (
+        tensor(np.zeros(1, "int32")) for _ in range(5)
+    )
+    found = []
+    for step, value in enumerate(statistics, start=1):
+        statistic = tensor(np.float32([value]))
+        numbers = {"patience": patience, "interval": interval}
+        below, converged_at, frozen_at = decide(
+            statistic,
+            below,
+            converged_at,
+            frozen_at,
+            step,
+            tensor(np.float32([tau])),
+            grace_steps=grace_steps,
+            **numbers,
+        )
+        above, thaws, converged_at, frozen_at = release(
+            statistic,
+            above,
+            thaws,
+            converged_at,
+            frozen_at,
+            step,
+            tensor(np.float32([tau])),
+            **numbers,
+        )
+        found.append(int(frozen_at[0]))
+    return found
+
+
+def written_out(statistics, tau, patience, interval, grace_steps):
+    """The same, one component, in plain Python."""
+    below = above = thaws = frozen_at = 0
+    found = []
+    for t, s in enumerate(statistics, start=1):
+        if t % interval == 0:
+            below = below + 1 if s < tau else 0
+            if not frozen_at and t >= grace_steps and below > patience:
+                frozen_at = t
+            last = frozen_at + frozen_at // 10 + (patience + 1) * interval
+            if frozen_at and t <= last and thaws < 3 and s >= 2 * tau:
+                above += 1
+            else:
+                above = 0
+            if above > patience:
+                frozen_at = above = 0
+                thaws += 1
+        found.append(frozen_at)
+    return found
+
+
+def test_is_released_when_clearly_high_again():
+    assert states([9] * 9 + [0, 1.5, 2.0, 0]) == [0] * 9 + [10, 10, 0, 13]
+
+
+def test_needs_patience_too():
+    assert states([0, 0, 2, 2, 2], patience=1) == [0, 2, 2, 0, 0]
+    assert states([0, 0, 2, 0, 2], patience=1) == [0, 2, 2, 2, 2]
+
+
+def test_is_frozen_for_good_after_a_tenth():
+    late = [9] * 19 + [0] + [0] * 3 + [9] * 5
+    assert states(late)[-1] == 20
+    in_time = [9] * 19 + [0] + [0] * 2 + [9] * 5
+    assert states(in_time)[-1] == 0
+
+
+def test_is_released_a_few_times_only():
+    found = states([9] * 99 + [0, 9] * 6)
+    assert found[-1] == 100 + 2 * MAX_THAWS
+    assert found.count(0) == 99 + MAX_THAWS
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf * 0])
+def test_what_is_no_number_is_not_high(bad):
+    assert states([9] * 9 + [0, bad])[-1] == 10
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from([0, 1.5, 2, 9, np.nan]), min_size=1, max_size=40),
+    st.integers(0, 2),
+    st.integers(1, 3),
+    st.integers(0, 5),
+)
+def test_same_as_written_out(statistics, patience, interval, grace_steps):
+    numbers = (1.0, patience, interval, grace_steps)
+    assert states(statistics, *numbers) == written_out(statistics, *numbers)
+
+
+class GoesOn(GradES):
+    """Does not end when all are frozen for a while."""
+
+    def _is_enough(self):
+        return False
+
+
+STEPS = 40
+# Of these steps the examples have no weight: there is no gradient.
+EMPTY = range(20, 24)
+
+
+def weighted_data():
+    x, y = small.data(STEPS)
+    weights = np.ones((STEPS, 4), "float32")
+    weights[EMPTY] = 0
+    return x, y, weights.reshape(-1)
+
+
+@pytest.mark.parametrize("monitor", ["gradient", "weight_change"])
+@pytest.mark.parametrize("recompile", ["always", "never"])
+def test_trains_like_a_plain_loop(monitor, recompile):
+    """All freeze at step 22 and are released, but not from step 27 on."""
+    x, y, weights = weighted_data()
+    callback = GoesOn(
+        1e-9,
+        alpha=0,
+        patience=1,
+        monitor=monitor,
+        recompile=recompile,
+        components="attention",
+        thaw=True,
+        verbose=0,
+    )
+    model = small.transformer()
+    model.compile(keras.optimizers.SGD(0.05), small.loss())
+    model.fit(
+        x,
+        y,
+        4,
+        sample_weight=weights,
+        shuffle=False,
+        verbose=0,
+        callbacks=[callback],
+    )
+    assert [c.frozen_at for c in callback.components] == [None] * 8
+
+    plain = small.transformer()
+    optimizer = keras.optimizers.SGD(0.05)
+    optimizer.build(plain.trainable_variables)
+    held = [v for c in find_components(plain, "attention") for v in c.variables]
+    variables = list(plain.trainable_variables)
+    for t, (xs, ys, ws) in enumerate(batches(x, y, weights), start=1):
+        grads = reference.gradients(plain, variables, xs, ys, small.loss(), ws)
+        kept = [np.copy(reference.numpy(v)) for v in held]
+        reference.apply(optimizer, grads, variables)
+        # Frozen at 22, the second step in a row; high again at 25 and 26.
+        if 22 < t <= 26:
+            for v, value in zip(held, kept):
+                v.assign(value)
+    for ours, theirs in zip(model.get_weights(), plain.get_weights()):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def batches(x, y, weights):
+    for i in range(0, len(x), 4):
+        yield x[i : i + 4], y[i : i + 4], weights[i : i + 4]
+
+
+def test_what_is_on_probation_is_not_frozen_structurally():
+    x, y, weights = weighted_data()
+    callback = GoesOn(
+        1e-9,
+        alpha=0,
+        patience=1,
+        recompile="always",
+        components="block_0",
+        thaw=True,
+        verbose=0,
+    )
+    trainable = {}
+
+    def look(batch, logs):
+        trainable[batch + 1] = {
+            v.trainable for c in callback.components for v in c.variables
+        }
+
+    model = small.transformer()
+    model.compile(keras.optimizers.SGD(0.05), small.loss())
+    weights[4 * EMPTY[0] :] = 0  # They stay frozen.
+    watch = keras.callbacks.LambdaCallback(on_train_batch_begin=look)
+    model.fit(
+        x,
+        y,
+        4,
+        sample_weight=weights,
+        shuffle=False,
+        verbose=0,
+        callbacks=[callback, watch],
+    )
+    assert {c.frozen_at for c in callback.components} == {22}
+    # Until step 22 + 2 + 2 it can be released.
+    assert all(trainable[t] == {True} for t in range(1, 27))
+    assert trainable[STEPS] == {False}
+
+
+def test_goes_on_from_a_checkpoint(tmp_path):
+    """Interrupted while frozen on probation, after step 23."""
+    x, y, weights = weighted_data()
+
+    def fit(model, first, last, initial_epoch, epochs, callbacks):
+        part = slice(4 * first, 4 * last)
+        grades = GoesOn(
+            1e-9,
+            alpha=0,
+            patience=1,
+            components="attention",
+            recompile="never",
+            thaw=True,
+            verbose=0,
+        )
+        model.fit(
+            x[part],
+            y[part],
+            4,
+            sample_weight=weights[part],
+            shuffle=False,
+            verbose=0,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=[grades, *callbacks],
+        )
+        return grades
+
+    path = tmp_path / "model.keras"
+    model = small.transformer()
+    model.compile(keras.optimizers.SGD(0.05), small.loss())
+    save = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: model.save(path)
+    )
+    grades = fit(model, 0, 24, 0, 1, [save])
+    assert {c.frozen_at for c in grades.components} == {22}
+    model = keras.saving.load_model(path)
+    grades = fit(model, 24, STEPS, 1, 2, [])
+    assert {c.frozen_at for c in grades.components} == {None}
+
+
+def test_bad_argument():
+    with pytest.raises(TypeError, match="thaw=1 of type int"):
+        GradES(1.0, thaw=1)
