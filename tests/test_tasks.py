@@ -153,7 +153,7 @@ def test_criteria_of_noise_and_of_a_signal(tasks):
     weights = np.cumsum(np.concatenate([noise[:1], noise]), axis=0)
     line = np.cumsum(np.concatenate([signal[:1], signal]), axis=0)
     last = {
-        f.__name__: (float(f(noise, weights)[-1]), float(f(signal, line)[-1]))
+        f.__name__: (f(noise, weights)[-1, 0], f(signal, line)[-1, 0])
         for f in criteria.CRITERIA
     }
     assert last["signal_to_noise"] == pytest.approx((1.0, 39.0), rel=0.1)
