@@ -72,7 +72,7 @@ class GradES(keras.callbacks.Callback):
             (`re.search`, first match wins) to a float. A component that no
             expression matches is not tracked. Or `"auto"`, which needs no
             tuning: a component has converged when its updates have shrunk to
-            0.3 of what they were so far. It stands for `tau=0.3,
+            half of what they were so far. It stands for `tau=0.5,
             monitor="relative_change", patience=9, alpha=0`.
         alpha: The grace period, in which nothing freezes: a float in [0, 1),
             a share of the planned steps, or an integer, a number of steps.
@@ -82,8 +82,9 @@ class GradES(keras.callbacks.Callback):
             cost of a copy of the gradients of all components that are not
             yet structurally frozen; `"weight_change"`: of the update;
             `"relative_change"`, which has no scale and no norm: how large
-            the updates of the last 20 steps are, as a share of all so far
-            (geometric means, of some 1000 entries of each matrix).
+            the updates of the last steps are (20, or a tenth of all), as a
+            share of all so far (geometric means, of some 1000 entries of each
+            matrix).
             Defaults to `"gradient"`, with `tau="auto"` to
             `"relative_change"`.
         norm: `"l1"`, the sum of absolute values, `"mean_l1"`, their mean, so

@@ -17,8 +17,13 @@ from keras_grades.backend.masking import assign
 
 # So many entries of a variable stand for all.
 SAMPLE = 1024
-# The weight of the past in the running mean of the last steps: about twenty.
-DECAY = 0.95
+# The last steps are twenty, or this share of all, if that is more.
+WINDOW = 20
+WINDOW_SHARE = 0.1
+# In the mean of all steps a step counts in proportion to its number, so that
+# the large updates at the beginning, before a model has found its way, soon
+# count for little: step t enters the mean with so much of 1 / t.
+WEIGHT = 2.0
 # One step counts as at most so many times more or less than the mean: one bad
 # batch moves neither mean far, and where nothing moved there is a logarithm.
 MAX_RATIO = 1e4
@@ -99,7 +104,7 @@ class RelativeChange:
 def relative(sizes, moves, log_mean, deviation):
     """Takes one step: how large updates are of late, beside all so far.
 
-    Both are geometric means, of the last steps (`DECAY`) and of all; and the
+    Both are geometric means. Step t of all counts in proportion to t. The
     ratio of a single step to the mean is held within `MAX_RATIO`.
 
     Args:
@@ -122,9 +127,11 @@ def relative(sizes, moves, log_mean, deviation):
     beyond = ops.clip(size - log_mean, -limit, limit)
     moves = moves + ops.cast(counts, "int32")
     total = ops.cast(ops.maximum(moves, 1), "float32")
-    log_mean = ops.where(counts, log_mean + beyond / total, log_mean)
+    weight = ops.minimum(WEIGHT / total, 1.0)
+    log_mean = ops.where(counts, log_mean + weight * beyond, log_mean)
     # It begins at 0, no deviation: with a few steps nothing is low yet.
-    recent = DECAY * deviation + (1 - DECAY) * beyond
+    rate = 1 / ops.maximum(WINDOW_SHARE * total, float(WINDOW))
+    recent = deviation + rate * (beyond - deviation)
     deviation = ops.where(counts, recent, deviation)
     ratio = ops.where(counts, ops.exp(deviation), np.float32("nan"))
     return ratio, moves, log_mean, deviation

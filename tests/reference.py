@@ -134,8 +134,9 @@ def relative_change(sizes):
             mean = log
         beyond = min(max(log - mean, -np.log(1e4)), np.log(1e4))
         count += 1
-        mean += beyond / count
-        deviation = 0.95 * deviation + 0.05 * beyond
+        mean += min(2 / count, 1) * beyond
+        window = max(20, 0.1 * count)
+        deviation += (beyond - deviation) / window
         ratio = np.exp(deviation)
     return ratio
 

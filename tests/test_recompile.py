@@ -82,8 +82,8 @@ def test_work_is_counted_in_products():
 
 def test_estimate_learns_from_rebuilds():
     estimate = SavingEstimate()
-    # Half of what counting says, until something is known.
-    assert estimate.seconds(0.1, step_seconds=2.0) == pytest.approx(0.1)
+    # Two thirds of what counting says, until something is known.
+    assert estimate.seconds(0.1, step_seconds=2.0) == pytest.approx(0.13)
     for _ in range(20):
         estimate.observe(0.1, before=2.0, after=1.84)  # 0.16, not 0.2
     assert estimate.seconds(0.1, 2.0) == pytest.approx(0.16, rel=1e-3)

@@ -25,7 +25,7 @@ import keras_hub
 import memory
 import numpy as np
 from task_list import VOCABULARY
-from task_list import load_words
+from task_list import load_letters
 
 import keras_grades
 
@@ -66,7 +66,7 @@ def main(argv=None):
     python = environment(args.output / "authors_environment")
     folder = (args.output / "authors_llama").resolve()
     run(python, do="make", folder=str(folder), config=CONFIG)
-    (x, y), *_ = load_words(args.steps * BATCH)
+    (x, y), *_ = load_letters(args.steps * BATCH)
     x = x["token_ids"].reshape(args.steps, BATCH, -1).astype("int64")
     y = y.reshape(x.shape).astype("int64")
     np.savez(folder / "data.npz", x=x, y=y)

@@ -22,10 +22,13 @@ from task_list import QUICK
 from task_list import TASKS
 
 import keras_grades
-from keras_grades.relative_change import DECAY
 from keras_grades.relative_change import MAX_RATIO
+from keras_grades.relative_change import WEIGHT
+from keras_grades.relative_change import WINDOW
+from keras_grades.relative_change import WINDOW_SHARE
 
 SAMPLE = 1024
+DECAY = 0.95
 PATIENCE = 10
 SKIPPED = 20
 
@@ -119,8 +122,9 @@ def relative_change(gradients, weights):
     log_mean, deviation, found = logs[0], 0.0, []
     for step, log in enumerate(logs, start=1):
         beyond = np.clip(log - log_mean, -limit, limit)
-        log_mean = log_mean + beyond / step
-        deviation = DECAY * deviation + (1 - DECAY) * beyond
+        log_mean = log_mean + min(WEIGHT / step, 1) * beyond
+        window = max(WINDOW_SHARE * step, WINDOW)
+        deviation = deviation + (beyond - deviation) / window
         found.append(np.exp(deviation))
     return np.array(found)
 
@@ -131,7 +135,7 @@ CRITERIA = {
     gradient_of_peak: (0.1, 0.2),
     change_of_peak: (0.05, 0.1),
     displacement: (0.2, 0.3),
-    relative_change: (0.2, 0.25, 0.3, 0.35, 0.4),
+    relative_change: (0.3, 0.4, 0.5, 0.6),
 }
 
 

@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 SEQUENCE = 64
-# Of the words of the articles, the language model knows so many.
-VOCABULARY = 4000
+# The most frequent characters, and one for all others.
+VOCABULARY = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,28 +147,27 @@ def build_vit(image, patch, layers, width):
     )
 
 
-def load_words(examples):
-    """Sequences of BBC News, and the same, one word later."""
-    tokenizer = keras_hub.models.BertTokenizer.from_preset(minilm_folder())
-    splits = [
-        np.concatenate([np.asarray(ids) for ids in tokenizer(part.texts)])
+def load_letters(examples):
+    """Sequences of BBC News, and the same, one character later."""
+    texts = [
+        np.frombuffer(
+            "\n".join(part.texts).encode("latin1", "replace"), "uint8"
+        )
         for part in bbc_news(1280)
     ]
-    counts = np.bincount(splits[0], minlength=tokenizer.vocabulary_size())
-    known = np.argsort(-counts)[: VOCABULARY - 1]
-    # All others are one and the same.
-    index = np.zeros(len(counts), "int32")
-    index[known] = np.arange(1, VOCABULARY)
+    known = np.argsort(-np.bincount(texts[0], minlength=256))
+    index = np.zeros(256, "int32")
+    index[known[: VOCABULARY - 1]] = np.arange(1, VOCABULARY)
     sizes = examples, 512, 1024
-    return [sequences(index[ids], n) for ids, n in zip(splits, sizes)]
+    return [sequences(index[text], n) for text, n in zip(texts, sizes)]
 
 
-def sequences(words, n):
+def sequences(letters, n):
     rng = np.random.default_rng(0)
-    starts = SEQUENCE * np.arange((len(words) - 1) // SEQUENCE)
+    starts = SEQUENCE * np.arange((len(letters) - 1) // SEQUENCE)
     at = rng.permutation(starts)[:n, None] + np.arange(SEQUENCE)
     mask = np.ones(at.shape, "int32")
-    return {"token_ids": words[at], "padding_mask": mask}, words[at + 1]
+    return {"token_ids": letters[at], "padding_mask": mask}, letters[at + 1]
 
 
 def build_decoder():
@@ -214,12 +213,14 @@ TASKS = {
         2e-3,
         "cosine",
     ),
-    "next word": Task(load_words, build_decoder, 1024, 32, 20, 1e-3, "cosine"),
+    "next letter": Task(
+        load_letters, build_decoder, 2048, 32, 16, 2e-3, "cosine"
+    ),
 }
 QUICK = {
     "topics": TASKS["topics"].quick(320, 3),
     "topics, LoRA": TASKS["topics, LoRA"].quick(320, 3),
     "MNIST": TASKS["MNIST"].quick(1000, 10),
     "small digits": TASKS["small digits"].quick(576, 20),
-    "next word": TASKS["next word"].quick(128, 10),
+    "next letter": TASKS["next letter"].quick(256, 10),
 }
