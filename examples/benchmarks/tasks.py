@@ -24,6 +24,7 @@ from task_list import QUICK
 from task_list import TASKS
 
 BASELINE = "early stopping, 3"
+METHODS = ("fixed schedule", "tuned tau", "auto")
 COMPARED = ("early stopping, 1", "early stopping, 3", "tuned tau", "auto")
 # The low end of the paper, and points of accuracy that may be lost: on
 # average over all tasks and seeds, and in any of them.
@@ -37,6 +38,13 @@ def main(argv=None):
     )
     add = parser.add_argument
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    add(
+        "--methods",
+        nargs="*",
+        choices=METHODS,
+        default=list(METHODS),
+        help="beside plain fit() and EarlyStopping",
+    )
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--quick", action="store_true", help="small tasks, the first seed")
     add("--output", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))
@@ -47,12 +55,13 @@ def main(argv=None):
     store = Store(args.output / f"{name}_{keras.backend.backend()}")
     warm_up()
     results = {
-        task: compare(tasks[task], store.of(task), seeds) for task in args.tasks
+        task: compare(tasks[task], store.of(task), seeds, args.methods)
+        for task in args.tasks
     }
     rows = [row for task in results for row in summarize(task, results[task])]
     common.report(name, rows, args.output)
-    for line in verdict(results):
-        print(line)
+    if "auto" in args.methods:
+        print(*verdict(results), sep="\n")
     plot(rows, args.output / f"{name}_{keras.backend.backend()}.png")
 
 
@@ -85,31 +94,32 @@ def warm_up():
     methods.train(task, task.load(task.examples), seed=0)
 
 
-def compare(task, store, seeds):
-    """Runs all methods; a dict from the method to one result a seed."""
+def compare(task, store, seeds, names):
+    """Runs the methods; a dict from the method to one result a seed."""
     data = task.load(task.examples)
-    tau, tuning = tune(task, data, store, seeds[0])
     results = {}
     for seed in seeds:
         of_seed = store.get(
             f"without-{seed}",
             lambda seed=seed: methods.without_grades(task, data, seed),
         )
-        for name, method in {
-            "fixed schedule": methods.fixed_schedule,
-            "tuned tau": lambda *run: methods.with_tau(*run, tau),
-            "auto": methods.auto,
-        }.items():
-            file = f"tau-{tau:.3g}" if name == "tuned tau" else name
-            of_seed[name] = store.get(
-                f"{file}-{seed}",
-                lambda seed=seed, method=method: method(task, data, seed),
-            )
+        for name in names:
+            of_seed[name] = run(name, task, data, store, seed, seeds[0])
         for name, result in of_seed.items():
             results.setdefault(name, []).append(result)
-    for result in results["tuned tau"]:
-        result["tuning"] = tuning
     return results
+
+
+def run(name, task, data, store, seed, seed_to_tune):
+    if name == "tuned tau":
+        tau, tuning = tune(task, data, store, seed_to_tune)
+        result = store.get(
+            f"tau-{tau:.3g}-{seed}",
+            lambda: methods.with_tau(task, data, seed, tau),
+        )
+        return {**result, "tuning": tuning}
+    method = {"fixed schedule": methods.fixed_schedule, "auto": methods.auto}
+    return store.get(f"{name}-{seed}", lambda: method[name](task, data, seed))
 
 
 def tune(task, data, store, seed):
