@@ -82,8 +82,8 @@ def test_work_is_counted_in_products():
 
 def test_estimate_learns_from_rebuilds():
     estimate = SavingEstimate()
-    # Two thirds of what counting says, until something is known.
-    assert estimate.seconds(0.1, step_seconds=2.0) == pytest.approx(0.13)
+    # Half of what counting says, until something is known.
+    assert estimate.seconds(0.1, step_seconds=2.0) == pytest.approx(0.1)
     for _ in range(20):
         estimate.observe(0.1, before=2.0, after=1.84)  # 0.16, not 0.2
     assert estimate.seconds(0.1, 2.0) == pytest.approx(0.16, rel=1e-3)
@@ -130,14 +130,14 @@ def test_no_more_rebuilds_than_allowed():
 
 
 def test_auto_rebuilds_when_it_pays():
-    # Two thirds (0.65) of a third of a step of a second: 0.217 s.
+    # Half of a third of a step of a second.
     policy, share = recompile("auto"), 1 / 3
     assert not policy.is_due(10, 3, share)  # Nothing lost yet.
-    policy.ran(steps=11, seconds=11.0, share=share)
-    assert not policy.is_due(21, 3, share)
-    policy.ran(steps=1, seconds=1.0, share=share)
-    assert policy.is_due(22, 3, share)  # 12 * 0.217 > 10 / 4.
-    assert not policy.is_due(960, 3, share)  # 40 * 0.217 < 10.
+    policy.ran(steps=14, seconds=14.0, share=share)
+    assert not policy.is_due(24, 3, share)
+    policy.ran(steps=2, seconds=2.0, share=share)
+    assert policy.is_due(26, 3, share)  # 16 * 1/6 > 10 / 4.
+    assert not policy.is_due(950, 3, share)  # 50 * 1/6 < 10.
 
 
 def test_auto_with_an_unknown_length():

@@ -26,7 +26,8 @@ class Task:
         load: Function of the number of examples to train on. It returns
             `(x, y)` three times: to train, to validate and to test on.
         build: Function that makes the model, with its first weights.
-        examples: Integer.
+        examples: Integer, a multiple of the batch size: a batch of another
+            size is compiled for itself.
         batch_size: Integer.
         epochs: Integer, of the full schedule.
         learning_rate: Float, at first; it decays to 0.
@@ -44,7 +45,7 @@ class Task:
     @property
     def steps(self):
         """Of the full schedule."""
-        return self.epochs * -(-self.examples // self.batch_size)
+        return self.epochs * self.examples // self.batch_size
 
     def compiled(self, optimizer=keras.optimizers.AdamW):
         """The model, ready to train."""
@@ -93,7 +94,8 @@ def load_topics(examples):
         x, y = tokenize(split.texts, split.labels)
         return {k: np.asarray(v) for k, v in x.items()}, np.asarray(y)
 
-    return [arrays(split) for split in bbc_news(examples)]
+    train, validation, test = map(arrays, bbc_news(examples))
+    return train, some(validation, 256), test
 
 
 def build_topics(lora_rank=None):
@@ -107,18 +109,18 @@ def build_topics(lora_rank=None):
 
 
 def load_mnist(examples):
-    """Images; 500 are to validate and 1000 to test on."""
+    """Images; 512 are to validate and 1000 to test on."""
     train, test = mnist()
-    return *split(train, 500, examples), test
+    return *split(train, 512, examples), test
 
 
 def load_small_digits(examples):
-    """scikit-learn's images of 8 by 8; 250 to validate and 400 to test on."""
+    """scikit-learn's images of 8 by 8; 256 to validate and 384 to test on."""
     digits = load_digits()
     images = (digits.images[..., None] / 16).astype("float32")
     everything = images, digits.target.astype("int32")
-    rest, test = split(everything, 400)
-    return *split(rest, 250, examples), test
+    rest, test = split(everything, 384)
+    return *split(rest, 256, examples), test
 
 
 def split(pair, size, examples=None):
@@ -198,7 +200,7 @@ TASKS = {
     "MNIST": Task(
         load_mnist,
         lambda: build_vit(28, patch=7, layers=4, width=64),
-        3500,
+        3456,
         64,
         20,
         1e-3,
@@ -207,7 +209,7 @@ TASKS = {
     "small digits": Task(
         load_small_digits,
         lambda: build_vit(8, patch=2, layers=3, width=32),
-        1147,
+        1120,
         32,
         40,
         2e-3,
@@ -220,7 +222,7 @@ TASKS = {
 QUICK = {
     "topics": TASKS["topics"].quick(320, 3),
     "topics, LoRA": TASKS["topics, LoRA"].quick(320, 3),
-    "MNIST": TASKS["MNIST"].quick(1000, 10),
+    "MNIST": TASKS["MNIST"].quick(1024, 10),
     "small digits": TASKS["small digits"].quick(576, 20),
     "next letter": TASKS["next letter"].quick(256, 10),
 }

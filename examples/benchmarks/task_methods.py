@@ -47,6 +47,8 @@ class Stopwatch(keras.callbacks.Callback):
         self._epoch_began = time.perf_counter()
 
     def on_test_begin(self, logs=None):
+        # Waits for the last step: a device may be behind.
+        int(self.model.optimizer.iterations)
         self._test_began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
