@@ -125,12 +125,14 @@ class GradES(keras.callbacks.Callback):
             with `use_ema`, constraints and float8.
         thaw: Boolean, whether a component that froze too early is released:
             if its statistic is at least twice `tau` again, on `patience + 1`
-            measured steps in a row, before it has been frozen for a tenth of
-            the steps that it took to freeze; three times at most. So long it
-            is not frozen structurally. With `global_clipnorm` or accumulated
-            gradients, `"weight_change"` and `"relative_change"` release
-            nothing: what is frozen is given gradients of 0 there. Defaults to
-            `False`.
+            measured steps in a row, within a tenth of the steps that it took
+            to freeze and `patience + 1` measured steps more; three times at
+            most. So long it is not frozen structurally, and training does not
+            stop. A statistic that is smoothed, as with `tau="auto"`, rarely
+            rises in time. With `global_clipnorm`, and with optimizers that
+            are not of Keras, `"weight_change"` and `"relative_change"` release
+            nothing: what is frozen is given gradients of 0 there. Refused with
+            accumulated gradients. Defaults to `False`.
 
     Attributes:
         components: List of `Component`, in the order in which data meets
@@ -352,7 +354,7 @@ class GradES(keras.callbacks.Callback):
     def _is_enough(self):
         """Whether so much is frozen that training stops."""
         enough = math.ceil(self.max_frozen_ratio * len(self.components) - 1e-9)
-        return np.count_nonzero(self._frozen()) >= enough
+        return np.count_nonzero(self._settled()) >= enough
 
     def _stop(self, step):
         self._installation.model.stop_training = True

@@ -167,6 +167,14 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             _bind(group, variables)
         if self.rule.cooldown:
             _check_can_cool_down(self.inner_optimizer, variables)
+        if self.rule.thaw and self.inner_optimizer.gradient_accumulation_steps:
+            raise ValueError(
+                "`thaw` does not go together with accumulated gradients: "
+                "those of what is frozen are not kept. Use `thaw=False`, or "
+                "an optimizer without `gradient_accumulation_steps`. "
+                "Received: gradient_accumulation_steps="
+                f"{self.inner_optimizer.gradient_accumulation_steps}"
+            )
         if self.inner_optimizer.built:
             _check_knows(self.inner_optimizer, variables)
         else:

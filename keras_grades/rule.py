@@ -24,8 +24,8 @@ AUTO = {
     "patience": 9,
 }
 # With `thaw`: a component is released where its statistic is so many times tau
-# again, so many times at most, and not later than this share of the steps that
-# it took to freeze.
+# again, so many times at most, while it is on probation: for this share of the
+# steps that it took to freeze, and as long as the patience lasts.
 THAW_RATIO = 2.0
 MAX_THAWS = 3
 PROBATION = 0.1
@@ -120,7 +120,10 @@ def release(
         ops.logical_and(frozen_at > 0, thaws < MAX_THAWS),
         step <= end_of_probation(frozen_at, patience, interval),
     )
-    is_high = ops.logical_and(on_probation, statistic >= THAW_RATIO * tau)
+    is_high = ops.logical_and(
+        ops.isfinite(statistic), statistic >= THAW_RATIO * tau
+    )
+    is_high = ops.logical_and(on_probation, is_high)
     counted = ops.where(is_high, above + 1, ops.zeros_like(above))
     measured = ops.equal(step % interval, 0)
     above = ops.where(measured, counted, above)

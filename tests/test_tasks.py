@@ -71,8 +71,8 @@ def test_fixed_schedule_freezes_from_below(methods, task):
     assert result["steps"] == task.steps
 
 
-def test_it_goes_on_where_it_was(tasks, tmp_path, capsys):
-    store = tasks.Store(tmp_path).of("topics, LoRA")
+def test_it_goes_on_where_it_was(tasks, task, tmp_path):
+    store = tasks.Store(tmp_path).of("topics, LoRA", task)
     assert store.get("auto-0", lambda: {"seconds": 1.5}) == {"seconds": 1.5}
     assert store.get("auto-0", pytest.fail) == {"seconds": 1.5}
 
@@ -81,7 +81,10 @@ def test_it_goes_on_where_it_was(tasks, tmp_path, capsys):
 
     with pytest.raises(KeyboardInterrupt):
         store.get("auto-1", interrupted)
-    assert [p.name for p in tmp_path.rglob("*.*")] == ["auto-0.json"]
+    found = sorted(p.name for p in tmp_path.rglob("*.*"))
+    assert found == ["auto-0.json", "settings.json"]
+    with pytest.raises(ValueError, match="of other settings"):
+        tasks.Store(tmp_path).of("topics, LoRA", task.quick(64, 2))
 
 
 def result(seconds, accuracy):
@@ -161,3 +164,15 @@ def test_criteria_of_noise_and_of_a_signal(tasks):
     assert last["displacement"] == pytest.approx((0.5, 1.0), abs=0.1)
     for name in ("gradient_of_peak", "change_of_peak", "relative_change"):
         assert last[name] == pytest.approx((1.0, 1.0), abs=0.2)
+
+
+def test_matrices_are_paired_with_the_authors(tasks):
+    import authors
+
+    class Component:
+        def __init__(self, block, role, frozen_at):
+            self.block, self.role, self.frozen_at = block, role, frozen_at
+
+    ours = [Component("a", "query", 3), Component("b", "ffn_down", None)]
+    theirs = {"layer_00_attn_q_proj": 3, "layer_01_mlp_down_proj": 7}
+    assert authors.paired(ours, theirs) == [(3, 3), (None, 7)]

@@ -60,7 +60,7 @@ def written_out(statistics, tau, patience, interval, grace_steps):
             if not frozen_at and t >= grace_steps and below > patience:
                 frozen_at = t
             last = frozen_at + frozen_at // 10 + (patience + 1) * interval
-            if frozen_at and t <= last and thaws < 3 and s >= 2 * tau:
+            if frozen_at and t <= last and thaws < 3 and 2 * tau <= s < np.inf:
                 above += 1
             else:
                 above = 0
@@ -93,14 +93,16 @@ def test_is_released_a_few_times_only():
     assert found.count(0) == 99 + MAX_THAWS
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf * 0])
-def test_what_is_no_number_is_not_high(bad):
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_high(bad):
     assert states([9] * 9 + [0, bad])[-1] == 10
 
 
 @settings(max_examples=20, deadline=None)
 @given(
-    st.lists(st.sampled_from([0, 1.5, 2, 9, np.nan]), min_size=1, max_size=25),
+    st.lists(
+        st.sampled_from([0, 1.5, 2, 9, np.nan, np.inf]), min_size=1, max_size=25
+    ),
     st.integers(0, 2),
     st.integers(1, 3),
     st.integers(0, 5),
@@ -111,7 +113,7 @@ def test_same_as_written_out(statistics, patience, interval, grace_steps):
 
 
 class GoesOn(GradES):
-    """Does not end when all are frozen for a while."""
+    """Does not end when all are frozen for good."""
 
     def _is_enough(self):
         return False
@@ -135,7 +137,7 @@ def weighted_data():
 def test_trains_like_a_plain_loop(monitor, recompile):
     """All freeze at step 22 and are released, but not from step 27 on."""
     x, y, weights = weighted_data()
-    callback = GoesOn(
+    callback = GradES(
         1e-9,
         alpha=0,
         patience=1,
@@ -223,7 +225,7 @@ def test_goes_on_from_a_checkpoint(tmp_path):
 
     def fit(model, first, last, initial_epoch, epochs, callbacks):
         part = slice(4 * first, 4 * last)
-        grades = GoesOn(
+        grades = GradES(
             1e-9,
             alpha=0,
             patience=1,
@@ -256,6 +258,39 @@ def test_goes_on_from_a_checkpoint(tmp_path):
     model = keras.saving.load_model(path)
     grades = fit(model, 24, STEPS, 1, 2, [])
     assert {c.frozen_at for c in grades.components} == {None}
+
+
+def test_stops_when_all_are_frozen_for_good():
+    x, y, weights = weighted_data()
+    weights[4 * EMPTY[0] :] = 0  # They stay frozen from step 22 on.
+    stopped = {}
+    for thaw in (False, True):
+        model = small.transformer()
+        model.compile(keras.optimizers.SGD(0.05), small.loss())
+        callback = GradES(1e-9, alpha=0, patience=1, thaw=thaw, verbose=0)
+        model.fit(
+            x,
+            y,
+            4,
+            sample_weight=weights,
+            shuffle=False,
+            verbose=0,
+            callbacks=[callback],
+        )
+        assert {c.frozen_at for c in callback.components} == {22}
+        stopped[thaw] = callback.stopped_step
+    assert stopped == {False: 22, True: 27}
+
+
+def test_accumulated_gradients_are_refused():
+    model = small.transformer()
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=2)
+    model.compile(optimizer, small.loss())
+    with pytest.raises(ValueError, match="gradient_accumulation_steps=2"):
+        model.fit(
+            *small.data(4), 4, callbacks=[GradES(1.0, thaw=True)], verbose=0
+        )
+    assert model.optimizer is optimizer
 
 
 def test_bad_argument():

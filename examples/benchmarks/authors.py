@@ -195,7 +195,7 @@ def paired(components, theirs):
     return [
         (
             c.frozen_at,
-            theirs[f"layer_{blocks.index(c.block)}_{ROLES[c.role]}"],
+            theirs[f"layer_{blocks.index(c.block):02d}_{ROLES[c.role]}"],
         )
         for c in components
     ]
@@ -215,7 +215,7 @@ def row(name, seconds, kept, frozen_at):
         "of a plain step": ratio["median"],
         "low": ratio["low"],
         "high": ratio["high"],
-        "bytes kept": kept,
+        "bytes kept between steps": kept,
     }
 
 

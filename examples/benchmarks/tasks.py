@@ -9,6 +9,7 @@ against time. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import pathlib
@@ -22,6 +23,8 @@ import task_methods as methods
 from matplotlib.ticker import MaxNLocator
 from task_list import QUICK
 from task_list import TASKS
+
+from keras_grades import rule
 
 BASELINE = "early stopping, 3"
 METHODS = ("fixed schedule", "tuned tau", "auto")
@@ -55,7 +58,9 @@ def main(argv=None):
     store = Store(args.output / f"{name}_{keras.backend.backend()}")
     warm_up()
     results = {
-        task: compare(tasks[task], store.of(task), seeds, args.methods)
+        task: compare(
+            tasks[task], store.of(task, tasks[task]), seeds, args.methods
+        )
         for task in args.tasks
     }
     rows = [row for task in results for row in summarize(task, results[task])]
@@ -71,8 +76,20 @@ class Store:
     def __init__(self, folder):
         self._folder = folder
 
-    def of(self, task):
-        return Store(self._folder / re.sub(r"\W+", "_", task))
+    def of(self, name, task):
+        """For one task. Its settings must be those of what is there."""
+        store = Store(self._folder / re.sub(r"\W+", "_", name))
+        fields = dataclasses.asdict(task)
+        settings = {k: v for k, v in fields.items() if not callable(v)}
+        settings |= {"auto": rule.AUTO, "tuned": methods.TUNED}
+        kept = store.get("settings", lambda: settings)
+        if kept != settings:
+            raise ValueError(
+                f"The results in {store._folder} are of other settings. "
+                "Remove them, or use another folder (`--output`). "
+                f"There: {kept}. Here: {settings}"
+            )
+        return store
 
     def get(self, name, run):
         """The result called so, else what `run` returns."""
@@ -155,7 +172,7 @@ def summarize(task, results):
             "worst": float(-100 * lost.max()),
             "perplexity": math.exp(np.mean([r["loss"] for r in runs])),
             "seconds": float(seconds.mean()),
-            "times faster": float(np.mean(baseline / seconds)),
+            "times faster": float(np.mean(baseline) / seconds.mean()),
             "steps": float(np.mean([r["steps"] for r in runs])),
             "frozen": float(np.mean([r["frozen"] for r in runs])),
             "compilation s": float(np.mean([r["compilation"] for r in runs])),
