@@ -3,8 +3,8 @@
 While a matrix learns, its updates stay about as large as they were. They
 shrink when it has converged: gradients get smaller and agree less, which is
 what Adam goes by, or the learning rate has decayed. How far they have shrunk
-has no scale: it is the same for small and large matrices and models, any
-optimizer, learning rate and batch size.
+has no scale: it means the same for small and large matrices, models, learning
+rates and batches.
 """
 
 import math

@@ -18,6 +18,7 @@ def use_callback(model: keras.Model) -> None:
         components=lambda component: component.role == "query",
         recompile=4,
     )
+    keras_grades.GradES(tau="auto", thaw=True)
     with grades as entered:
         assert_type(entered, keras_grades.GradES)
         model.fit(callbacks=[grades])
