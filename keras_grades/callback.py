@@ -72,7 +72,7 @@ class GradES(keras.callbacks.Callback):
             (`re.search`, first match wins) to a float. A component that no
             expression matches is not tracked. Or `"auto"`, which needs no
             tuning: a component has converged when its updates have shrunk to
-            0.4 of what they were so far. It stands for `tau=0.4,
+            half of what they were so far. It stands for `tau=0.5,
             monitor="relative_change", patience=9, alpha=0`.
         alpha: The grace period, in which nothing freezes: a float in [0, 1),
             a share of the planned steps, or an integer, a number of steps.

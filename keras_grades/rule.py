@@ -18,7 +18,7 @@ NORMS = ("l1", "mean_l1", "l2")
 DEFAULTS = {"alpha": 0.5, "monitor": "gradient", "patience": 0}
 # What `tau="auto"` stands for; found by examples/benchmarks/auto_tau.md.
 AUTO = {
-    "tau": 0.4,
+    "tau": 0.5,
     "alpha": 0,
     "monitor": "relative_change",
     "patience": 9,

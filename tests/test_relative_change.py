@@ -197,7 +197,7 @@ def test_auto_needs_no_number():
     frozen_at = fit(auto)
     assert all(50 + 10 < step < 100 for step in frozen_at)
     assert auto.stopped_step is not None
-    own = GradES(0.4, alpha=0, monitor="relative_change", patience=9, verbose=0)
+    own = GradES(0.5, alpha=0, monitor="relative_change", patience=9, verbose=0)
     assert fit(own) == frozen_at
 
 
