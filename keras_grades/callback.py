@@ -380,14 +380,9 @@ class GradES(keras.callbacks.Callback):
         rule, now = self.rule, self._trace.step
         if not rule.thaw:
             return self._frozen()
-        return np.array(
-            [
-                c.frozen_at is not None
-                and now
-                > end_of_probation(c.frozen_at, rule.patience, rule.interval)
-                for c in self.components
-            ]
-        )
+        frozen_at = np.array([c.frozen_at or 0 for c in self.components])
+        last = end_of_probation(frozen_at, rule.patience, rule.interval)
+        return (frozen_at > 0) & (now > last)
 
     def _pending(self):
         """What is frozen logically only: components, and their work."""

@@ -147,17 +147,7 @@ def test_trains_like_a_plain_loop(monitor, recompile):
         thaw=True,
         verbose=0,
     )
-    model = small.transformer()
-    model.compile(keras.optimizers.SGD(0.05), small.loss())
-    model.fit(
-        x,
-        y,
-        4,
-        sample_weight=weights,
-        shuffle=False,
-        verbose=0,
-        callbacks=[callback],
-    )
+    model = trained(small.transformer(), (x, y, weights), callback)
     assert [c.frozen_at for c in callback.components] == [None] * 8
 
     plain = small.transformer()
@@ -175,6 +165,24 @@ def test_trains_like_a_plain_loop(monitor, recompile):
                 v.assign(value)
     for ours, theirs in zip(model.get_weights(), plain.get_weights()):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def trained(model, data, *callbacks, **fit_options):
+    """The model, compiled unless it is, after `fit()` on weighted data."""
+    x, y, weights = data
+    if not model.compiled:
+        model.compile(keras.optimizers.SGD(0.05), small.loss())
+    model.fit(
+        x,
+        y,
+        4,
+        sample_weight=weights,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+        **fit_options,
+    )
+    return model
 
 
 def batches(x, y, weights):
@@ -200,19 +208,9 @@ def test_what_is_on_probation_is_not_frozen_structurally():
             v.trainable for c in callback.components for v in c.variables
         }
 
-    model = small.transformer()
-    model.compile(keras.optimizers.SGD(0.05), small.loss())
     weights[4 * EMPTY[0] :] = 0  # They stay frozen.
     watch = keras.callbacks.LambdaCallback(on_train_batch_begin=look)
-    model.fit(
-        x,
-        y,
-        4,
-        sample_weight=weights,
-        shuffle=False,
-        verbose=0,
-        callbacks=[callback, watch],
-    )
+    trained(small.transformer(), (x, y, weights), callback, watch)
     assert {c.frozen_at for c in callback.components} == {22}
     # Until step 22 + 2 + 2 it can be released.
     assert all(trainable[t] == {True} for t in range(1, 27))
@@ -234,22 +232,18 @@ def test_goes_on_from_a_checkpoint(tmp_path):
             thaw=True,
             verbose=0,
         )
-        model.fit(
-            x[part],
-            y[part],
-            4,
-            sample_weight=weights[part],
-            shuffle=False,
-            verbose=0,
+        trained(
+            model,
+            (x[part], y[part], weights[part]),
+            grades,
+            *callbacks,
             epochs=epochs,
             initial_epoch=initial_epoch,
-            callbacks=[grades, *callbacks],
         )
         return grades
 
     path = tmp_path / "model.keras"
     model = small.transformer()
-    model.compile(keras.optimizers.SGD(0.05), small.loss())
     save = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: model.save(path)
     )
@@ -265,18 +259,8 @@ def test_stops_when_all_are_frozen_for_good():
     weights[4 * EMPTY[0] :] = 0  # They stay frozen from step 22 on.
     stopped = {}
     for thaw in (False, True):
-        model = small.transformer()
-        model.compile(keras.optimizers.SGD(0.05), small.loss())
         callback = GradES(1e-9, alpha=0, patience=1, thaw=thaw, verbose=0)
-        model.fit(
-            x,
-            y,
-            4,
-            sample_weight=weights,
-            shuffle=False,
-            verbose=0,
-            callbacks=[callback],
-        )
+        trained(small.transformer(), (x, y, weights), callback)
         assert {c.frozen_at for c in callback.components} == {22}
         stopped[thaw] = callback.stopped_step
     assert stopped == {False: 22, True: 27}

@@ -13,7 +13,6 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-import argparse
 import json
 import pathlib
 import subprocess
@@ -56,13 +55,8 @@ ROLES = {
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--steps", type=int, default=120)
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))
+    parser = common.argument_parser(__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=120)
     args = parser.parse_args(argv)
     python = environment(args.output / "authors_environment")
     folder = (args.output / "authors_llama").resolve()
@@ -178,16 +172,8 @@ def llama(folder, steps):
 def bytes_kept(folder, steps):
     """Of the state of GradES."""
     model = llama(folder, steps)
-    optimizer = keras_grades.GradESOptimizer(
-        model.optimizer,
-        keras_grades.find_components(model),
-        tau=1.0,
-        alpha=0,
-        monitor="weight_change",
-    )
-    optimizer.build(model.trainable_variables)
-    inner = {id(v) for v in optimizer.inner_optimizer.variables}
-    return memory.size(v for v in optimizer.variables if id(v) not in inner)
+    components = keras_grades.find_components(model)
+    return memory.added(model, components, "weight_change")
 
 
 def paired(components, theirs):

@@ -197,20 +197,27 @@ def ratio(measured, reference):
     return dict(zip(("low", "median", "high"), map(float, quartiles)))
 
 
-def parse_arguments(description, rounds):
+def argument_parser(description):
+    """A parser with the argument of every benchmark."""
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
-    add("--models", nargs="+", choices=MODELS, default=["minilm", "wide"])
-    add("--rounds", type=int, default=rounds, help="steps timed of each run")
-    add(
+    parser.add_argument(
         "--output",
         type=pathlib.Path,
         default=pathlib.Path("runs/benchmarks"),
         help="folder for the JSON",
     )
+    return parser
+
+
+def parse_arguments(description, rounds):
+    """A parser for those that time steps of the models above."""
+    parser = argument_parser(description)
+    add = parser.add_argument
+    add("--models", nargs="+", choices=MODELS, default=["minilm", "wide"])
+    add("--rounds", type=int, default=rounds, help="steps timed of each run")
     return parser
 
 

@@ -10,9 +10,7 @@ at the end of the epoch in which the last of them did. It shows which
 criteria are clocks at all; what freezing by them does, `tasks.py` shows.
 """
 
-import argparse
 import math
-import pathlib
 
 import common
 import keras
@@ -20,12 +18,10 @@ import numpy as np
 import task_methods as methods
 from task_list import QUICK
 from task_list import TASKS
+from task_list import parse_arguments
 
 import keras_grades
-from keras_grades.relative_change import MAX_RATIO
-from keras_grades.relative_change import WEIGHT
-from keras_grades.relative_change import WINDOW
-from keras_grades.relative_change import WINDOW_SHARE
+from keras_grades.relative_change import relative
 
 SAMPLE = 1024
 DECAY = 0.95
@@ -115,17 +111,16 @@ def displacement(gradients, weights):
 
 
 def relative_change(gradients, weights):
-    """The monitor, in numpy."""
+    """The monitor itself, on this sample."""
     sizes = np.abs(np.diff(weights, axis=0)).mean(-1)
-    logs = np.log(np.maximum(sizes, 1e-38))
-    limit = math.log(MAX_RATIO)
-    log_mean, deviation, found = logs[0], 0.0, []
-    for step, log in enumerate(logs, start=1):
-        beyond = np.clip(log - log_mean, -limit, limit)
-        log_mean = log_mean + min(WEIGHT / step, 1) * beyond
-        window = max(WINDOW_SHARE * step, WINDOW)
-        deviation = deviation + (beyond - deviation) / window
-        found.append(np.exp(deviation))
+    state = [
+        keras.ops.zeros(sizes.shape[1:], dtype)
+        for dtype in ("int32", "float32", "float32")
+    ]
+    found = []
+    for size in sizes.astype("float32"):
+        ratio, *state = relative(keras.ops.convert_to_tensor(size), *state)
+        found.append(keras.ops.convert_to_numpy(ratio))
     return np.array(found)
 
 
@@ -140,21 +135,15 @@ CRITERIA = {
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    add("--seed", type=int, default=0)
-    add("--quick", action="store_true", help="small tasks")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))
+    parser = parse_arguments(__doc__.split("\n")[0])
+    parser.set_defaults(seeds=[0])
     args = parser.parse_args(argv)
     tasks = QUICK if args.quick else TASKS
     rows = [
         row
         for name in args.tasks
-        for row in judge(name, *record(tasks[name], args.seed))
+        for seed in args.seeds
+        for row in judge(name, seed, *record(tasks[name], seed))
     ]
     common.report("criteria", rows, args.output)
 
@@ -215,7 +204,7 @@ def shuffled(x, y, batch_size, seed):
                 yield x[batch], y[batch]
 
 
-def judge(name, gradients, weights, accuracy):
+def judge(name, seed, gradients, weights, accuracy):
     """A row for each criterion and threshold."""
     steps = len(gradients)
     per_epoch = steps // len(accuracy)
@@ -228,6 +217,7 @@ def judge(name, gradients, weights, accuracy):
             epoch = int(last - 1) // per_epoch if is_reached else -1
             yield {
                 "task": name,
+                "seed": seed,
                 "criterion": criterion.__name__,
                 "tau": tau,
                 "never": int((~np.isfinite(crossed)).sum()),

@@ -30,25 +30,30 @@ def main(argv=None):
 def measure(name, monitor):
     model = common.build(name)
     components = keras_grades.find_components(model)
-    optimizer = keras_grades.GradESOptimizer(
-        keras.optimizers.AdamW(), components, 1.0, alpha=0, monitor=monitor
-    )
-    optimizer.build(model.trainable_variables)
-    inner = {id(v) for v in optimizer.inner_optimizer.variables}
-    added = size(v for v in optimizer.variables if id(v) not in inner)
+    added_bytes = added(model, components, monitor)
     tracked = size(v for c in components for v in c.variables)
     target = TARGETS[monitor]
     return {
         "model": name,
         "monitor": monitor,
-        "added bytes": added,
+        "added bytes": added_bytes,
         "tracked bytes": tracked,
-        "ratio": added / tracked,
+        "ratio": added_bytes / tracked,
         "target": target or "none: it keeps a copy",
         "reached": ""
         if target is None
-        else common.reached(added / tracked, target),
+        else common.reached(added_bytes / tracked, target),
     }
+
+
+def added(model, components, monitor):
+    """Bytes that GradES keeps from one step to the next."""
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.AdamW(), components, 1.0, alpha=0, monitor=monitor
+    )
+    optimizer.build(model.trainable_variables)
+    inner = {id(v) for v in optimizer.inner_optimizer.variables}
+    return size(v for v in optimizer.variables if id(v) not in inner)
 
 
 def size(variables):

@@ -10,7 +10,6 @@ happens between two steps of a run, a few milliseconds, may overlap with the
 next one's.
 """
 
-import concurrent.futures
 import math
 import threading
 import time
@@ -110,15 +109,12 @@ def run_in_turns(name, steps, schedule):
         turns.wait_for(mode)
         clock.run_by(timers[mode])
         began = clock.perf_counter()
-        try:
-            model.fit(
-                common.batches(),
-                steps_per_epoch=steps,
-                verbose=0,
-                callbacks=[timers[mode], *callbacks],
-            )
-        finally:
-            turns.leave(mode)
+        model.fit(
+            common.batches(),
+            steps_per_epoch=steps,
+            verbose=0,
+            callbacks=[timers[mode], *callbacks],
+        )
         timer = timers[mode]
         taken = timer.ended - timer.waited - began
         seconds[mode] = taken if len(timer.seconds) == steps else math.inf
@@ -137,9 +133,8 @@ def run_in_turns(name, steps, schedule):
         mock.patch.object(optimizer, "decide", decide),
         mock.patch.object(callback, "time", clock),
         mock.patch.object(installation, "time", clock),
-        concurrent.futures.ThreadPoolExecutor(len(MODES)) as pool,
     ):
-        list(pool.map(fit, MODES))  # Raises what a run has raised.
+        common.run_in_turns(fit, MODES, turns)
     return seconds
 
 

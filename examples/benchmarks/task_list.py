@@ -6,6 +6,7 @@ from collections.abc import Callable
 import keras
 import keras_hub
 import numpy as np
+from common import argument_parser
 from common import minilm_folder
 from data import BBC_TOPICS
 from data import bbc_news
@@ -226,3 +227,13 @@ QUICK = {
     "small digits": TASKS["small digits"].quick(576, 20),
     "next letter": TASKS["next letter"].quick(256, 10),
 }
+
+
+def parse_arguments(description):
+    """A parser for those that train the tasks."""
+    parser = argument_parser(description)
+    add = parser.add_argument
+    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    add("--quick", action="store_true", help="small tasks, the first seed")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return parser

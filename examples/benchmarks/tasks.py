@@ -8,11 +8,9 @@ own, in the folder `--output`. It writes a table and a picture, of accuracy
 against time. Nothing else should run on the machine meanwhile.
 """
 
-import argparse
 import dataclasses
 import json
 import math
-import pathlib
 import re
 
 import common
@@ -23,6 +21,7 @@ import task_methods as methods
 from matplotlib.ticker import MaxNLocator
 from task_list import QUICK
 from task_list import TASKS
+from task_list import parse_arguments
 
 from keras_grades import rule
 
@@ -35,22 +34,14 @@ FASTER, LOST, LOST_AT_WORST = 1.57, 0.005, 0.01
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    add(
+    parser = parse_arguments(__doc__.split("\n")[0])
+    parser.add_argument(
         "--methods",
         nargs="*",
         choices=METHODS,
         default=list(METHODS),
         help="beside plain fit() and EarlyStopping",
     )
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--quick", action="store_true", help="small tasks, the first seed")
-    add("--output", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"))
     args = parser.parse_args(argv)
     tasks = QUICK if args.quick else TASKS
     seeds = args.seeds[:1] if args.quick else args.seeds
