@@ -221,8 +221,8 @@ TASKS = {
     ),
 }
 QUICK = {
-    "topics": TASKS["topics"].quick(320, 3),
-    "topics, LoRA": TASKS["topics, LoRA"].quick(320, 3),
+    "topics": TASKS["topics"].quick(256, 3),
+    "topics, LoRA": TASKS["topics, LoRA"].quick(256, 3),
     "MNIST": TASKS["MNIST"].quick(1024, 10),
     "small digits": TASKS["small digits"].quick(576, 20),
     "next letter": TASKS["next letter"].quick(256, 10),
