@@ -14,6 +14,7 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import json
+import math
 import pathlib
 import subprocess
 import venv
@@ -198,6 +199,8 @@ def row(name, seconds, kept, frozen_at):
         "frozen": sum(s is not None for s in frozen_at),
         "of": len(frozen_at),
         "first at": first,
+        "median at": float(np.median([s or math.inf for s in frozen_at])),
+        "last at": max(s or math.inf for s in frozen_at),
         "plain step s": float(np.median(unfrozen[:, 0])),
         "of a plain step": ratio["median"],
         "low": ratio["low"],
