@@ -169,30 +169,33 @@ def sequences(letters, n):
     rng = np.random.default_rng(0)
     starts = SEQUENCE * np.arange((len(letters) - 1) // SEQUENCE)
     at = rng.permutation(starts)[:n, None] + np.arange(SEQUENCE)
-    mask = np.ones(at.shape, "int32")
-    return {"token_ids": letters[at], "padding_mask": mask}, letters[at + 1]
+    return letters[at], letters[at + 1]
 
 
 def build_decoder():
-    """A small GPT-2 with random weights, its embedding tied to the output."""
-    backbone = keras_hub.models.GPT2Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=3,
-        num_heads=4,
-        hidden_dim=128,
-        intermediate_dim=512,
-        max_sequence_length=SEQUENCE,
+    """A small decoder with random weights."""
+    token_ids = keras.Input((SEQUENCE,), dtype="int32")
+    embed = keras_hub.layers.TokenAndPositionEmbedding(
+        VOCABULARY, SEQUENCE, embedding_dim=128
     )
-    logits = backbone.token_embedding(backbone.output, reverse=True)
-    return keras.Model(backbone.inputs, logits)
+    x = embed(token_ids)
+    for _ in range(3):
+        x = keras_hub.layers.TransformerDecoder(
+            intermediate_dim=512,
+            num_heads=4,
+            activation="gelu",
+            normalize_first=True,
+        )(x)
+    x = keras.layers.LayerNormalization()(x)
+    return keras.Model(token_ids, keras.layers.Dense(VOCABULARY)(x))
 
 
 TASKS = {
-    "topics": Task(load_topics, build_topics, 1280, 16, 6, 5e-5, "linear"),
+    "topics": Task(load_topics, build_topics, 960, 16, 6, 5e-5, "linear"),
     "topics, LoRA": Task(
         load_topics,
         lambda: build_topics(lora_rank=8),
-        1280,
+        960,
         16,
         6,
         1e-3,
