@@ -4,11 +4,12 @@ import numbers
 
 import numpy as np
 
-# Of the cost of a rebuild, how much time may be lost before it is paid.
+# Of the cost of a rebuild, how much time may be lost before it is paid, once
+# nothing newly freezes.
 HESITATION = 0.25
 
 
-def is_worth_it(cost, saving, remaining, lost):
+def is_worth_it(cost, saving, remaining, lost, lost_since_last):
     """Whether to rebuild the train step now.
 
     This is the ski-rental problem: keep paying a little each step, or pay
@@ -16,11 +17,14 @@ def is_worth_it(cost, saving, remaining, lost):
     stops when everything has converged. After Purohit et al. (2018,
     "Improving online algorithms via ML predictions") it trusts the
     prediction, but only once a share h (`HESITATION`) of the cost has been
-    lost already. Compared with the best choice in hindsight, which loses
+    lost since the last freeze. Where freezes keep coming, so may the end,
+    and it waits until the whole cost has been lost, as one does who predicts
+    nothing. Compared with the best choice in hindsight, which loses
     `min(cost, saving * steps that were left)`, it loses
 
     - never more, if the predicted saving does not cover the cost,
-    - at most 1 + h times as much, if training goes on as predicted,
+    - at most 1 + h times as much, if training goes on as predicted, and some
+      twice as much, if freezes keep coming,
     - at most 1 + 1 / h times as much, if it stops at the worst moment, right
       after the rebuild.
 
@@ -32,13 +36,14 @@ def is_worth_it(cost, saving, remaining, lost):
         remaining: Float, steps that remain, `inf` if unknown.
         lost: Float, seconds that a rebuild at the first of these freezes
             would have saved so far.
+        lost_since_last: Float, the part of `lost` since the last of them.
 
     Returns:
         Boolean.
     """
-    if saving <= 0:
+    if saving <= 0 or saving * remaining <= cost:
         return False
-    return saving * remaining > cost and lost >= HESITATION * cost
+    return lost_since_last >= HESITATION * cost or lost >= cost
 
 
 class Work:
@@ -128,7 +133,11 @@ class Recompile:
         self._frozen = 0
         self._share = 0.0
         self._newest_share = 0.0
+        # What is frozen logically only, and the time that it has taken: in
+        # all, and when the last of it had just been seen.
+        self._newly_frozen = 0
         self._lost = 0.0
+        self._lost_at_last = 0.0
         self._saved = {"estimated": 0.0, "measured": 0.0}
         self._step_seconds = []
 
@@ -194,6 +203,9 @@ class Recompile:
             newly_frozen: Integer, components that are frozen only logically.
             share: Float, of a step's work, that is done for them.
         """
+        if newly_frozen > self._newly_frozen:
+            self._newly_frozen = newly_frozen
+            self._lost_at_last = self._lost
         if not newly_frozen or self.mode == "never" or not self.rebuilds_left:
             return False
         if self.mode == "always" or self._rebuild_is_free:
@@ -208,6 +220,7 @@ class Recompile:
             saving=self._estimate.seconds(share, self.step_seconds),
             remaining=total - step,
             lost=self._lost,
+            lost_since_last=self._lost - self._lost_at_last,
         )
 
     def rebuilt(self, newly_frozen, share):
@@ -216,7 +229,8 @@ class Recompile:
         self._frozen += newly_frozen
         self._share += share
         self._newest_share = share
-        self._lost = 0.0
+        self._newly_frozen = 0
+        self._lost = self._lost_at_last = 0.0
 
     def timing(self):
         """What `FreezeReport` shows; savings are without the rebuilds."""

@@ -17,15 +17,31 @@ from keras_grades.recompile import Work
 from keras_grades.recompile import is_worth_it
 
 
-def seconds_lost(cost, saving, planned, ran):
-    """What the rule loses in a run, and the best choice in hindsight."""
-    lost = 0.0
+def seconds_lost(cost, saving, planned, ran, freezes=1):
+    """What the rule loses in a run, and the best choice in hindsight.
+
+    One component freezes a step, as many as `freezes`; each saves as much.
+    """
+    lost = lost_at_last = all_lost = 0.0
+    has_rebuilt = False
     for step in range(ran):
-        if is_worth_it(cost, saving, planned - step, lost):
+        if step < freezes:
+            lost_at_last = lost
+        frozen = min(step + 1, freezes)
+        if not has_rebuilt and is_worth_it(
+            cost,
+            saving * frozen / freezes,
+            planned - step,
+            lost,
+            lost - lost_at_last,
+        ):
+            has_rebuilt = True
             lost += cost
-            break
-        lost += saving
-    return lost, min(cost, saving * ran)
+        # What freezes later would be one more rebuild.
+        if not has_rebuilt:
+            lost += saving * frozen / freezes
+        all_lost += saving * frozen / freezes
+    return lost, min(cost, all_lost)
 
 
 costs = st.floats(0.1, 100)
@@ -48,16 +64,46 @@ def test_bounded_whenever_training_stops(cost, saving, planned, stopped):
     assert lost <= (1 + 1 / HESITATION) * best + saving + 1e-6
 
 
+@settings(max_examples=300, deadline=None)
+@given(cost=costs, saving=savings, planned=lengths, freezes=lengths)
+def test_some_twice_the_best_if_freezes_keep_coming(
+    cost, saving, planned, freezes
+):
+    lost, best = seconds_lost(cost, saving, planned, planned, freezes)
+    # At worst the cost has just been lost at two thirds of the plan, too late
+    # for a rebuild, and what is saved a step grows on: 9 / 4.
+    assert lost <= 2.25 * best + 2 * saving + 1e-6
+
+
+def test_no_rebuild_where_everything_freezes_within_a_few_steps():
+    # 20 steps of it, 8 seconds in all, before 379 are saved by stopping.
+    arguments = {"cost": 9, "saving": 0.8, "planned": 400}
+    lost, _ = seconds_lost(ran=20, freezes=20, **arguments)
+    assert lost == pytest.approx(0.8 * 21 / 2)
+    # If it does not stop, a rebuild pays, and is made.
+    lost, _ = seconds_lost(ran=400, freezes=20, **arguments)
+    assert lost <= 2 * 9 + 0.8
+
+
 def test_never_worth_it():
-    assert not is_worth_it(cost=10, saving=0.1, remaining=100, lost=1e9)
-    assert not is_worth_it(cost=0, saving=0, remaining=100, lost=0)
-    assert not is_worth_it(cost=10, saving=-1, remaining=100, lost=1e9)
+    much = {"lost": 1e9, "lost_since_last": 1e9}
+    assert not is_worth_it(cost=10, saving=0.1, remaining=100, **much)
+    assert not is_worth_it(cost=0, saving=0, remaining=100, **much)
+    assert not is_worth_it(cost=10, saving=-1, remaining=100, **much)
 
 
 def test_waits_for_a_share_of_the_cost():
     arguments = {"cost": 8, "saving": 1, "remaining": 100}
-    assert not is_worth_it(lost=8 * HESITATION - 0.1, **arguments)
-    assert is_worth_it(lost=8 * HESITATION, **arguments)
+    share = 8 * HESITATION
+    for lost, lost_since_last, is_due in [
+        (share - 0.1, share - 0.1, False),
+        (share, share, True),
+        (7.9, share - 0.1, False),  # Something has frozen since.
+        (8, 0, True),
+    ]:
+        assert is_due == is_worth_it(
+            lost=lost, lost_since_last=lost_since_last, **arguments
+        )
 
 
 class Weight:
@@ -140,8 +186,21 @@ def test_auto_rebuilds_when_it_pays():
     assert not policy.is_due(950, 3, share)  # 50 * 1/6 < 10.
 
 
+def test_auto_waits_while_something_newly_freezes():
+    policy = recompile("auto")
+    for n in range(1, 5):
+        # As much is lost as above, and one more component has frozen.
+        policy.ran(steps=16, seconds=16.0, share=n / 9)
+        is_due = policy.is_due(10 + 16 * n, n, n / 9)
+        # 16 * (1 + 2 + 3 + 4) / 18 < 10.
+        assert not is_due
+    policy.ran(steps=6, seconds=6.0, share=4 / 9)
+    assert policy.is_due(90, 4, 4 / 9)
+
+
 def test_auto_with_an_unknown_length():
     policy = recompile("auto", total_steps=None)
+    assert not policy.is_due(10**6 - 16, 3, 1 / 3)
     policy.ran(steps=16, seconds=16.0, share=1 / 3)
     assert policy.is_due(10**6, 3, 1 / 3)
 

@@ -10,6 +10,7 @@ at the end of the epoch in which the last of them did. It shows which
 criteria are clocks at all; what freezing by them does, `tasks.py` shows.
 """
 
+import dataclasses
 import math
 
 import common
@@ -153,7 +154,7 @@ def record(task, seed):
     (x, y), _, test = task.load(task.examples)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    model = task.compiled(Recording)
+    model = dataclasses.replace(task, optimizer=Recording).compiled()
     optimizer = model.optimizer
     components = keras_grades.find_components(model)
     matrices = [

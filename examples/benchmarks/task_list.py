@@ -32,7 +32,9 @@ class Task:
         batch_size: Integer.
         epochs: Integer, of the full schedule.
         learning_rate: Float, at first; it decays to 0.
-        decay: `"linear"` or `"cosine"`.
+        decay: `"linear"`, `"cosine"`, `"steps"`, by ten at a half and at three
+            quarters of the schedule, or `"none"`.
+        optimizer: Function of the learning rate.
     """
 
     load: Callable
@@ -42,26 +44,28 @@ class Task:
     epochs: int
     learning_rate: float
     decay: str
+    optimizer: Callable = keras.optimizers.AdamW
 
     @property
     def steps(self):
         """Of the full schedule."""
         return self.epochs * self.examples // self.batch_size
 
-    def compiled(self, optimizer=keras.optimizers.AdamW):
+    def compiled(self):
         """The model, ready to train."""
         schedules = keras.optimizers.schedules
+        first, steps = self.learning_rate, self.steps
         rate = {
-            "linear": lambda: schedules.PolynomialDecay(
-                self.learning_rate, self.steps, 0.0
+            "linear": lambda: schedules.PolynomialDecay(first, steps, 0.0),
+            "cosine": lambda: schedules.CosineDecay(first, steps),
+            "steps": lambda: schedules.PiecewiseConstantDecay(
+                [steps // 2, steps * 3 // 4], [first, first / 10, first / 100]
             ),
-            "cosine": lambda: schedules.CosineDecay(
-                self.learning_rate, self.steps
-            ),
+            "none": lambda: first,
         }[self.decay]()
         model = self.build()
         model.compile(
-            optimizer=optimizer(rate),
+            optimizer=self.optimizer(rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )

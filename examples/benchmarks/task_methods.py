@@ -1,5 +1,6 @@
 """The methods of `tasks.py`: each trains a model and says what came of it."""
 
+import dataclasses
 import time
 from unittest import mock
 
@@ -22,6 +23,8 @@ TUNED = {"monitor": "gradient", "norm": "mean_l1", "alpha": 0.5}
 class Stopwatch(keras.callbacks.Callback):
     """Keeps the time of `fit()`, part by part, and the weights of each epoch.
 
+    The time runs from here on.
+
     Attributes:
         first_step: Seconds of the first step: it is compiled.
         epochs: List of dicts: seconds of `training` and `validation`, and the
@@ -35,6 +38,8 @@ class Stopwatch(keras.callbacks.Callback):
         self.epochs = []
         self.weights = []
         self._first_began = None
+        # `fit()` does a part of its work before its callbacks hear of it.
+        self._epoch_began = time.perf_counter()
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.first_step is None:
@@ -42,9 +47,6 @@ class Stopwatch(keras.callbacks.Callback):
             if self._first_began is not None:
                 self.first_step = now - self._first_began
             self._first_began = now
-
-    def on_train_begin(self, logs=None):
-        self._epoch_began = time.perf_counter()
 
     def on_test_begin(self, logs=None):
         # Waits for the last step: a device may be behind.
@@ -77,8 +79,8 @@ def train(task, data, seed, callbacks=(), **fit_options):
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     model = task.compiled()
-    watch = Stopwatch()
     began = time.perf_counter()
+    watch = Stopwatch()
     model.fit(
         x,
         y,
@@ -159,6 +161,11 @@ def with_grades(task, data, seed, **arguments):
 
 def auto(task, data, seed):
     return with_grades(task, data, seed, tau="auto")[2]
+
+
+def shorter_schedule(task, data, seed, epochs):
+    """Plain `fit()`, in which the learning rate decays in so many epochs."""
+    return train(dataclasses.replace(task, epochs=epochs), data, seed)[2]
 
 
 def fixed_schedule(task, data, seed):

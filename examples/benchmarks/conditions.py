@@ -1,0 +1,102 @@
+"""Whether `tau="auto"` holds with other optimizers, batches, schedules.
+
+    python examples/benchmarks/conditions.py
+
+The smallest of the tasks of `tasks.py`, a Transformer on images of digits,
+trained under one changed condition at a time: plain `fit()`, read off it
+`EarlyStopping`, and GradES with `tau="auto"`. It says at which share of the
+steps each stopped, and the accuracy; not the time, so other work may run on
+the machine. It goes on where it was, as `tasks.py` does.
+"""
+
+import dataclasses
+import functools
+
+import common
+import keras
+import numpy as np
+import task_methods as methods
+from task_list import TASKS
+from task_list import parse_arguments
+from tasks import Store
+from tasks import accuracies
+
+TASK = TASKS["small digits"]
+optimizers = keras.optimizers
+MOMENTUM = functools.partial(optimizers.SGD, momentum=0.9)
+# What is changed, and with it the learning rate, where that is usual.
+CONDITIONS = {
+    "as in tasks.py": {},
+    "batches of 8": {"batch_size": 8, "learning_rate": 1e-3},
+    "batches of 112": {"batch_size": 112, "learning_rate": 4e-3},
+    "a quarter of the epochs": {"epochs": 10},
+    "three times the epochs": {"epochs": 120},
+    "linear decay": {"decay": "linear"},
+    "decay in steps": {"decay": "steps"},
+    "no decay": {"decay": "none"},
+    "SGD with momentum": {"optimizer": MOMENTUM, "learning_rate": 0.05},
+    "RMSprop": {"optimizer": optimizers.RMSprop, "learning_rate": 1e-3},
+    "Lion": {"optimizer": optimizers.Lion, "learning_rate": 3e-4},
+    "Muon": {"optimizer": optimizers.Muon, "learning_rate": 2e-3},
+    "Adafactor": {"optimizer": optimizers.Adafactor, "learning_rate": 2e-2},
+}
+
+
+def main(argv=None):
+    parser = parse_arguments(__doc__.split("\n")[0])
+    parser.add_argument(
+        "--conditions",
+        nargs="+",
+        choices=CONDITIONS,
+        default=list(CONDITIONS),
+    )
+    args = parser.parse_args(argv)
+    task = TASK.quick(576, 20) if args.quick else TASK
+    seeds = args.seeds[:1] if args.quick else args.seeds
+    store = Store(args.output / f"conditions_{keras.backend.backend()}")
+    data = task.load(task.examples)
+    rows = [
+        row
+        for name in args.conditions
+        for row in compare(
+            name,
+            dataclasses.replace(task, **CONDITIONS[name]),
+            data,
+            store,
+            seeds,
+        )
+    ]
+    common.report("conditions", rows, args.output)
+
+
+def compare(name, task, data, store, seeds):
+    """A row for each method: means over the seeds."""
+    store = store.of(name, task)
+    results = {}
+    for seed in seeds:
+        of_seed = store.get(
+            f"without-{seed}",
+            lambda seed=seed: methods.without_grades(task, data, seed),
+        )
+        of_seed["auto"] = store.get(
+            f"auto-{seed}", lambda seed=seed: methods.auto(task, data, seed)
+        )
+        for method, result in of_seed.items():
+            results.setdefault(method, []).append(result)
+    for method in ("plain", "early stopping, 3", "auto"):
+        runs = results[method]
+        lost = accuracies(results["plain"]) - accuracies(runs)
+        yield {
+            "condition": name,
+            "method": method,
+            "seeds": len(runs),
+            "accuracy": float(accuracies(runs).mean()),
+            "of plain, points": float(-100 * lost.mean()),
+            "worst": float(-100 * lost.max()),
+            "steps": float(np.mean([r["steps"] for r in runs])),
+            "of": task.steps,
+        }
+
+
+if __name__ == "__main__":
+    main()
