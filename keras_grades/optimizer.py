@@ -358,27 +358,27 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         # 2. The update of this step is applied, to all that is still active.
         held = [variables[i] for i in at]
         of_group = np.array([groups[i] for i in at])
+        frozen = self._frozen()
         backend.update_active(
             update,
             [grads[i] for i in at],
             held,
-            ops.take(self._frozen(), of_group),
+            ops.take(frozen, of_group),
             self._share_of_update(of_group),
             zero=private.gradients_reach_others(self.inner_optimizer),
         )
         # 3. Decide.
         self._decide(statistics.pop(), is_update)
-        self._keep_averages(held, of_group)
+        # What is released in this step has not moved in it either.
+        frozen = ops.logical_or(frozen, self._frozen())
+        self._keep_averages(held, ops.take(frozen, of_group))
         self._count_step(is_update)
 
-    def _keep_averages(self, variables, of_group):
+    def _keep_averages(self, variables, frozen):
         """The moving average of what does not move is what it is."""
-        averages = private.averages(self.inner_optimizer, variables)
-        if averages:
-            frozen = ops.take(self._frozen(), of_group)
-            for i, average in averages:
-                value = ops.convert_to_tensor(variables[i])
-                assign(average, value, frozen[i])
+        for i, average in private.averages(self.inner_optimizer, variables):
+            value = ops.convert_to_tensor(variables[i])
+            assign(average, value, frozen[i])
 
     def _frozen(self):
         """Whether frozen: components, then followers, then all others."""

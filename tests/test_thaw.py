@@ -136,33 +136,105 @@ def weighted_data():
 )
 def test_trains_like_a_plain_loop(monitor, recompile):
     """All freeze at step 22 and are released, but not from step 27 on."""
-    x, y, weights = weighted_data()
-    callback = GradES(
-        1e-9,
-        alpha=0,
-        patience=1,
+    agrees_with_a_plain_loop(
+        lambda: keras.optimizers.SGD(0.05),
         monitor=monitor,
         recompile=recompile,
         components="attention",
-        thaw=True,
-        verbose=0,
     )
-    model = trained(small.transformer(), (x, y, weights), callback)
-    assert [c.frozen_at for c in callback.components] == [None] * 8
+
+
+def test_thaws_with_what_lies_below():
+    """The norms of the lowest block go with it."""
+    agrees_with_a_plain_loop(
+        lambda: keras.optimizers.SGD(0.05),
+        components="block_0",
+        truncate_backward=True,
+        held=lambda v: "block_0" in v.path,
+    )
+
+
+def test_thaws_with_averages():
+    """The average of what is frozen is its value, and goes on from there."""
+    agrees_with_a_plain_loop(
+        lambda: keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.8),
+        components="attention",
+    )
+
+
+def test_thaws_inside_loss_scaling():
+    agrees_with_a_plain_loop(
+        lambda: keras.optimizers.SGD(0.05),
+        wrapper=lambda inner: keras.optimizers.LossScaleOptimizer(inner, 8.0),
+        components="attention",
+    )
+
+
+def test_what_has_cooled_down_thaws_to_whole_updates():
+    """Two steps of cooldown, two of rest; momentum moves it meanwhile."""
+    share = {23: 2 / 3, 24: 1 / 3, 25: 0, 26: 0}
+    agrees_with_a_plain_loop(
+        lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+        cooldown=2,
+        share=share,
+        held=lambda v: True,  # All else goes by the mean of the factors.
+        components="attention",
+    )
+
+
+def agrees_with_a_plain_loop(
+    make,
+    held=None,
+    share=None,
+    wrapper=lambda inner: inner,
+    **arguments,
+):
+    """Whether all that freezes at step 22 is released after step 26.
+
+    Args:
+        make: Function that makes the optimizer.
+        held: Function of a variable, whether it is held meanwhile. Defaults
+            to those of the components.
+        share: Dict from a step to the share of its update that is taken.
+            Defaults to 0 from step 23 to 26.
+        wrapper: Function that wraps the optimizer for `fit()`.
+        **arguments: Of GradES.
+    """
+    x, y, weights = weighted_data()
+    callback = GradES(
+        1e-9, alpha=0, patience=1, thaw=True, verbose=0, **arguments
+    )
+    model = small.transformer()
+    model.compile(wrapper(make()), small.loss(), auto_scale_loss=False)
+    trained(model, (x, y, weights), callback)
+    found = callback.components
+    assert [c.frozen_at for c in found] == [None] * len(found)
+    assert np.isnan(callback.trace["statistic"][-STEPS:][22:26]).any()
 
     plain = small.transformer()
-    optimizer = keras.optimizers.SGD(0.05)
-    optimizer.build(plain.trainable_variables)
-    held = [v for c in find_components(plain, "attention") for v in c.variables]
+    optimizer = make()
     variables = list(plain.trainable_variables)
+    optimizer.build(variables)
+    if held is None:
+        own = find_components(plain, arguments["components"])
+        ids = {id(v) for c in own for v in c.variables}
+        places = [i for i, v in enumerate(variables) if id(v) in ids]
+    else:
+        places = [i for i, v in enumerate(variables) if held(v)]
+    share = share or dict.fromkeys(range(23, 27), 0)
+    averages = getattr(optimizer, "_model_variables_moving_average", None)
     for t, (xs, ys, ws) in enumerate(batches(x, y, weights), start=1):
         grads = reference.gradients(plain, variables, xs, ys, small.loss(), ws)
-        kept = [np.copy(reference.numpy(v)) for v in held]
+        kept = [np.copy(reference.numpy(v)) for v in variables]
         reference.apply(optimizer, grads, variables)
-        # Frozen at 22, the second step in a row; high again at 25 and 26.
-        if 22 < t <= 26:
-            for v, value in zip(held, kept):
-                v.assign(value)
+        if t in share:
+            for i in places:
+                new = reference.numpy(variables[i])
+                variables[i].assign(kept[i] + share[t] * (new - kept[i]))
+                if averages:
+                    averages[i].assign(variables[i].value)
+    if averages:
+        optimizer.finalize_variable_values(variables)
     for ours, theirs in zip(model.get_weights(), plain.get_weights()):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
