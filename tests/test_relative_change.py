@@ -11,6 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from keras_grades import GradES
+from keras_grades import GradESOptimizer
+from keras_grades import find_components
 from keras_grades.component import Component
 from keras_grades.relative_change import SAMPLE
 from keras_grades.relative_change import RelativeChange
@@ -170,9 +172,15 @@ def test_a_bias_alone_counts():
     assert size_of(made) == pytest.approx(10)
 
 
-def fit(callback, rate_falls_at=40, epochs=4):
+def fit(
+    callback, rate_falls_at=40, epochs=4, batch=4, wrapper=None, **arguments
+):
+    """Adam, 25 steps of 4 examples an epoch; when what froze."""
     model = small.transformer()
-    model.compile(keras.optimizers.Adam(0.01), small.loss())
+    optimizer = keras.optimizers.Adam(0.01, **arguments)
+    if wrapper is not None:
+        optimizer = wrapper(optimizer)
+    model.compile(optimizer, small.loss(), auto_scale_loss=False)
     x, y = small.data(25)
 
     def lower(epoch, rate):
@@ -181,7 +189,7 @@ def fit(callback, rate_falls_at=40, epochs=4):
     model.fit(
         x,
         y,
-        4,
+        batch,
         epochs=epochs,
         shuffle=False,
         verbose=0,
@@ -205,6 +213,42 @@ def test_auto_freezes_nothing_while_it_goes_on():
     auto = GradES("auto", verbose=0)
     assert fit(auto, rate_falls_at=1000) == [None] * 12
     assert auto.stopped_step is None
+
+
+def test_auto_counts_updates_where_gradients_accumulate():
+    """The mean gradient of two batches is that of one twice as large."""
+    auto = GradES("auto", verbose=0)
+    arguments = {"rate_falls_at": 80, "epochs": 12}
+    one = fit(auto, batch=4, **arguments)
+    assert all(100 + 10 < step < 300 for step in one)
+    two = GradES("auto", verbose=0)
+    assert fit(two, batch=2, gradient_accumulation_steps=2, **arguments) == one
+
+
+def test_auto_inside_loss_scaling():
+    auto = GradES("auto", verbose=0)
+    expected = fit(auto)
+    scaled = GradES("auto", verbose=0)
+
+    def wrapper(inner):
+        # It doubles now and then; weights stay the same, but for rounding.
+        return keras.optimizers.LossScaleOptimizer(inner, 2.0, 30)
+
+    assert fit(scaled, wrapper=wrapper) == expected
+
+
+def test_auto_in_a_config():
+    model = small.transformer()
+    optimizer = GradESOptimizer(
+        keras.optimizers.Adam(), find_components(model), tau="auto"
+    )
+    optimizer.build(model.trainable_variables)
+    again = GradESOptimizer.from_config(optimizer.get_config())
+    again.build(model.trainable_variables)
+    assert again.get_config() == optimizer.get_config()
+    for name in ("monitor", "alpha", "patience"):
+        assert getattr(again.rule, name) == AUTO[name]
+    assert again.tau.tolist() == [AUTO["tau"]] * 12
 
 
 def test_auto_takes_other_numbers():
