@@ -362,6 +362,7 @@ class GradES(keras.callbacks.Callback):
 
     def _see(self, state):
         """Notes what is frozen, returns the names of what newly is, or not."""
+        self._thaws = state.get("thaws")
         names = {"froze": [], "released": []}
         for component, frozen_at in zip(self.components, state["frozen_at"]):
             before, component.frozen_at = component.frozen_at, None
@@ -510,6 +511,7 @@ class GradES(keras.callbacks.Callback):
                 "backend": keras.backend.backend(),
             },
             timing=self._recompile.timing(),
+            thaws=self._thaws,
         )
 
     def _trained(self) -> Trace:

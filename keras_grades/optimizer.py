@@ -281,6 +281,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             "step": self._iterations,
             "frozen_at": self.frozen_at,
             "trace": self.trace,
+            **({"thaws": self._released["thaws"]} if self._released else {}),
         }
 
     @property

@@ -57,9 +57,12 @@ class FreezeReport:
             `"step_seconds_before"` and `"step_seconds_after"`;
             `"seconds_saved_estimated"` and `"seconds_saved_measured"`.
             Defaults to `None`.
+        thaws: Sequence of n integers, how often each component was released
+            after it froze, or `None` if that was not asked for. Defaults to
+            `None`.
 
     Raises:
-        ValueError: If `tau` or `trace` does not fit the components.
+        ValueError: If `tau`, `thaws` or `trace` does not fit the components.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class FreezeReport:
         stopped_step: int | None = None,
         settings: Mapping[str, Any] | None = None,
         timing: Mapping[str, Any] | None = None,
+        thaws: Sequence[int] | None = None,
     ) -> None:
         self.components = [dataclasses.replace(c) for c in components]
         self.tau = [float(t) for t in tau]
@@ -85,6 +89,7 @@ class FreezeReport:
         self.stopped_step = stopped_step
         self.settings = copy.deepcopy(settings or {})
         self.timing = copy.deepcopy(timing)
+        self.thaws = None if thaws is None else [int(t) for t in thaws]
         self._check_shapes()
 
     def _check_shapes(self):
@@ -93,6 +98,11 @@ class FreezeReport:
             raise ValueError(
                 "`tau` must have one float for each component. Received: "
                 f"{len(self.tau)} floats for {n} components."
+            )
+        if self.thaws is not None and len(self.thaws) != n:
+            raise ValueError(
+                "`thaws` must have one integer for each component. Received: "
+                f"{len(self.thaws)} integers for {n} components."
             )
         expected = (len(self.trace["step"]), n)
         actual = self.trace["statistic"].shape
@@ -155,6 +165,7 @@ class FreezeReport:
                 ],
                 "trace": self.trace,
                 "timing": self.timing,
+                "thaws": self.thaws,
             }
         )
 

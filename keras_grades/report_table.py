@@ -80,6 +80,8 @@ def totals(report):
         ("weight-gradient work saved", _saved(report)),
         ("stopped", _stopped(report)),
     ]
+    if report.thaws is not None:
+        lines.append(("released again", f"{sum(report.thaws):,} times"))
     timing = report.timing or {}
     for name in ("estimated", "measured"):
         seconds = timing.get(f"seconds_saved_{name}")

@@ -102,6 +102,17 @@ def test_work_saved_weighs_steps_by_parameters():
     assert report().work_saved_of_schedule == pytest.approx(0.55)
 
 
+def test_says_how_often_something_was_released(width):
+    width(80)
+    one = report(thaws=[0, 2, 0, 1])
+    assert cells(one.summary(), "released again") == ["3", "times"]
+    assert one.to_dict()["thaws"] == [0, 2, 0, 1]
+    assert "released" not in report().summary()
+    assert report().to_dict()["thaws"] is None
+    with pytest.raises(ValueError, match="2 integers for 4 components"):
+        report(thaws=[0, 1])
+
+
 def test_the_step_at_which_it_froze_is_work_done():
     at_the_last = [component("b/query", frozen_at=5)]
     assert estimate_work_saved(at_the_last, 5) == 0.0
