@@ -127,12 +127,13 @@ class GradES(keras.callbacks.Callback):
             if its statistic is at least twice `tau` again, on `patience + 1`
             measured steps in a row, within a tenth of the steps that it took
             to freeze and `patience + 1` measured steps more; three times at
-            most. So long it is not frozen structurally, and training does not
-            stop. A statistic that is smoothed, as with `tau="auto"`, rarely
-            rises in time. With `global_clipnorm`, and with optimizers that
-            are not of Keras, `"weight_change"` and `"relative_change"` release
-            nothing: what is frozen is given gradients of 0 there. Refused with
-            accumulated gradients. Defaults to `False`.
+            most (`report.thaws`). So long it is not frozen structurally, and
+            training does not stop. A statistic that is smoothed, as with
+            `tau="auto"`, rarely rises in time. With `global_clipnorm`, and
+            with optimizers that are not of Keras, `"weight_change"` and
+            `"relative_change"` release nothing: what is frozen is given
+            gradients of 0 there. Refused with accumulated gradients.
+            Defaults to `False`.
 
     Attributes:
         components: List of `Component`, in the order in which data meets

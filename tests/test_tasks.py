@@ -64,6 +64,17 @@ def test_without_grades_it_is_early_stopping_in_fit(methods, task):
     assert 0 < plain["seconds"] < stopped["seconds"]
 
 
+def test_a_shorter_schedule_is_as_long_as_there_is_time(tasks, methods, task):
+    task = task.quick(96, 10)
+    plain = {"seconds": 52.0, "compilation": 2.0}  # 5 seconds an epoch.
+    stopped = {"early stopping, 3": {"seconds": tasks.FASTER * 33}}
+    assert tasks.affordable(task, plain=plain, **stopped) == 6
+    stopped = {"early stopping, 3": {"seconds": 1.0}}
+    assert tasks.affordable(task, plain=plain, **stopped) == 1
+    result = methods.shorter_schedule(task, task.load(task.examples), 0, 2)
+    assert result["steps"] == 2 * 96 // task.batch_size
+
+
 def test_fixed_schedule_freezes_from_below(methods, task):
     result = methods.fixed_schedule(task, task.load(task.examples), 0)
     # All but the last matrix of three blocks of six.
@@ -131,6 +142,7 @@ def test_the_command(tasks, monkeypatch, tmp_path, task):
         "plain",
         "early stopping, 1",
         "early stopping, 3",
+        "shorter schedule",
         "fixed schedule",
         "tuned tau",
         "auto",
@@ -155,14 +167,25 @@ def test_criteria_of_noise_and_of_a_signal(tasks):
     signal = np.ones((400, 1, 512))
     weights = np.cumsum(np.concatenate([noise[:1], noise]), axis=0)
     line = np.cumsum(np.concatenate([signal[:1], signal]), axis=0)
+
+    def seen(gradients, weights):
+        changes = np.abs(np.diff(weights, axis=0)).mean(-1)
+        return criteria.Seen(gradients, weights, changes)
+
+    of_noise, of_signal = seen(noise, weights), seen(signal, line)
     last = {
-        f.__name__: (f(noise, weights)[-1, 0], f(signal, line)[-1, 0])
+        f.__name__: (f(of_noise)[-1, 0], f(of_signal)[-1, 0])
         for f in criteria.CRITERIA
     }
     assert last["signal_to_noise"] == pytest.approx((1.0, 39.0), rel=0.1)
     assert last["cosine"] == pytest.approx((0.0, 1.0), abs=0.02)
     assert last["displacement"] == pytest.approx((0.5, 1.0), abs=0.1)
-    for name in ("gradient_of_peak", "change_of_peak", "relative_change"):
+    for name in (
+        "gradient_of_peak",
+        "change_of_peak",
+        "relative_change",
+        "relative_change_of_all",
+    ):
         assert last[name] == pytest.approx((1.0, 1.0), abs=0.2)
 
 

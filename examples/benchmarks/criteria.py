@@ -12,6 +12,7 @@ criteria are clocks at all; what freezing by them does, `tasks.py` shows.
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import common
 import keras
@@ -67,43 +68,60 @@ def mean(values, decay=DECAY):
     return np.array(found)
 
 
-# Each takes samples of gradients and weights, of shape (steps, components,
-# entries); there is one more of the weights. It returns (steps, components).
+class Seen(NamedTuple):
+    """What a run looked like, step by step.
+
+    Attributes:
+        gradients: Samples, of shape `(steps, components, entries)`.
+        weights: Samples; there is one step more of them.
+        changes: Mean absolute change of all entries of a component, of shape
+            `(steps, components)`.
+    """
+
+    gradients: np.ndarray
+    weights: np.ndarray
+    changes: np.ndarray
 
 
-def signal_to_noise(gradients, weights):
+# Each criterion returns an array of shape (steps, components).
+
+
+def signal_to_noise(seen):
     """1 for pure noise: the squared mean, of the mean square (issue text)."""
+    gradients = seen.gradients
     steps = np.arange(1, len(gradients) + 1)[:, None]
     signal = (mean(gradients) ** 2).sum(-1) / mean((gradients**2).sum(-1))
     few = (1 - DECAY**steps) / (1 + DECAY**steps)
     return signal * (1 + DECAY) / (1 - DECAY) * few
 
 
-def cosine(gradients, weights):
+def cosine(seen):
     """Of the angle between successive gradients."""
+    gradients = seen.gradients
     products = (gradients[1:] * gradients[:-1]).sum(-1)
     norms = np.linalg.norm(gradients, axis=-1)
     cosines = products / np.maximum(norms[1:] * norms[:-1], 1e-30)
     return mean(np.concatenate([np.ones_like(cosines[:1]), cosines]))
 
 
-def gradient_of_peak(gradients, weights):
-    smooth = mean(np.abs(gradients).mean(-1))
+def gradient_of_peak(seen):
+    smooth = mean(np.abs(seen.gradients).mean(-1))
     return smooth / np.maximum.accumulate(smooth)
 
 
-def change_of_peak(gradients, weights):
-    smooth = mean(np.abs(np.diff(weights, axis=0)).mean(-1))
+def change_of_peak(seen):
+    smooth = mean(np.abs(np.diff(seen.weights, axis=0)).mean(-1))
     return smooth / np.maximum.accumulate(smooth)
 
 
-def displacement(gradients, weights):
+def displacement(seen):
     """To which power of the steps the distance from the start grows.
 
     Pesme et al., "On Convergence-Diagnostic based Step Sizes for Stochastic
     Gradient Descent" (ICML 2020).
     """
-    distance = np.linalg.norm(weights[1:] - weights[0], axis=-1)
+    moved = seen.weights[1:] - seen.weights[0]
+    distance = np.linalg.norm(moved, axis=-1)
     steps = np.arange(1, len(distance) + 1)
     half = np.maximum(steps // 2, 1)
     grown = np.log(np.maximum(distance, 1e-30))
@@ -111,9 +129,17 @@ def displacement(gradients, weights):
     return grown / np.log(np.maximum(steps / half, 1.0001))[:, None]
 
 
-def relative_change(gradients, weights):
+def relative_change(seen):
     """The monitor itself, on this sample."""
-    sizes = np.abs(np.diff(weights, axis=0)).mean(-1)
+    return relative_sizes(np.abs(np.diff(seen.weights, axis=0)).mean(-1))
+
+
+def relative_change_of_all(seen):
+    """The same, of all entries: what the sample stands for."""
+    return relative_sizes(seen.changes)
+
+
+def relative_sizes(sizes):
     state = [
         keras.ops.zeros(sizes.shape[1:], dtype)
         for dtype in ("int32", "float32", "float32")
@@ -132,6 +158,7 @@ CRITERIA = {
     change_of_peak: (0.05, 0.1),
     displacement: (0.2, 0.3),
     relative_change: (0.3, 0.4, 0.5, 0.6),
+    relative_change_of_all: (0.5,),
 }
 
 
@@ -158,30 +185,45 @@ def record(task, seed):
     optimizer = model.optimizer
     components = keras_grades.find_components(model)
     matrices = [
-        max(c.variables, key=lambda v: len(v.shape)) for c in components
+        [v for v in c.variables if len(v.shape) > 1] or c.variables
+        for c in components
     ]
-    index = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    at = [index[id(v)] for v in matrices]
-    gradients, weights, accuracy = [], [], []
+    place = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    gradients, weights, changes, accuracy = [], [], [], []
 
-    def sampled():
-        return [v.numpy().reshape(-1)[places(v)] for v in matrices]
-
-    def padded(samples):
-        block = np.zeros((len(samples), SAMPLE), "float32")
-        for row, sample in zip(block, samples):
+    def sampled(value_of):
+        """A row a component, filled up with zeros."""
+        rows = [np.concatenate([value_of(v) for v in m]) for m in matrices]
+        block = np.zeros((len(rows), max(map(len, rows))), "float32")
+        for row, sample in zip(block, rows):
             row[: len(sample)] = sample
         return block
+
+    def weight_of(v):
+        return v.numpy().reshape(-1)[places(v)]
+
+    def gradient_of(v):
+        return optimizer.samples[place[id(v)]].numpy()
+
+    def everything():
+        return [
+            np.concatenate([v.numpy().reshape(-1) for v in m]) for m in matrices
+        ]
 
     per_epoch = -(-len(y) // task.batch_size)
 
     def look(step, logs):
-        gradients.append(padded([optimizer.samples[i].numpy() for i in at]))
-        weights.append(padded(sampled()))
+        nonlocal before
+        now = everything()
+        changes.append([np.abs(n - b).mean() for n, b in zip(now, before)])
+        before = now
+        gradients.append(sampled(gradient_of))
+        weights.append(sampled(weight_of))
         if (step + 1) % per_epoch == 0:
             accuracy.append(methods.tested(model, test)["accuracy"])
 
-    weights.append(padded(sampled()))
+    before = everything()
+    weights.append(sampled(weight_of))
     # An epoch of one step each: at its end, everything can be read.
     model.fit(
         shuffled(x, y, task.batch_size, seed),
@@ -190,7 +232,8 @@ def record(task, seed):
         verbose=0,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=look)],
     )
-    return np.array(gradients), np.array(weights), np.array(accuracy)
+    seen = Seen(*map(np.array, (gradients, weights, changes)))
+    return seen, np.array(accuracy)
 
 
 def shuffled(x, y, batch_size, seed):
@@ -205,12 +248,12 @@ def shuffled(x, y, batch_size, seed):
                 yield x[batch], y[batch]
 
 
-def judge(name, seed, gradients, weights, accuracy):
+def judge(name, seed, seen, accuracy):
     """A row for each criterion and threshold."""
-    steps = len(gradients)
+    steps = len(seen.gradients)
     per_epoch = steps // len(accuracy)
     for criterion, taus in CRITERIA.items():
-        statistic = criterion(gradients, weights)
+        statistic = criterion(seen)
         for tau in taus:
             crossed = np.sort(crossings(statistic, tau))
             last = crossed[-1]
