@@ -21,6 +21,7 @@ from keras_grades.recompile import Recompile
 from keras_grades.recompile import Work
 from keras_grades.recompile import check_mode
 from keras_grades.report import FreezeReport
+from keras_grades.rule import MAX_THAWS
 from keras_grades.rule import Rule
 from keras_grades.rule import end_of_probation
 from keras_grades.selection import Selection
@@ -188,6 +189,8 @@ class GradES(keras.callbacks.Callback):
         self._end_watch: Callable[[], bool] = lambda: False
         self._installation = None
         self._trace: Trace | None = None
+        self._thaws: np.ndarray | None = None
+        self._has_begun = False
 
     def set_model(self, model):
         super().set_model(model)
@@ -197,6 +200,10 @@ class GradES(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         self._end_watch()
+        installation = find_installation(self.model)
+        if self._has_begun and installation is self._installation:
+            # What `fit()` takes to validate is no time of its steps.
+            self._look()
 
     def on_predict_begin(self, logs=None):
         self._end_watch()
@@ -263,6 +270,7 @@ class GradES(keras.callbacks.Callback):
         self._rebuild_is_due = False
         self._has_begun = False
         self._trace = Trace(0, len(self.components), rule.interval)
+        self._thaws = np.zeros(len(components)) if rule.thaw else None
         self._batches = 0
         if saved:
             _unwrap(model)
@@ -287,6 +295,7 @@ class GradES(keras.callbacks.Callback):
         if epoch and not step:
             self.total_steps = self._planned_steps(epoch)
             optimizer.plan(self.total_steps)
+            self._recompile.total_steps = self.total_steps
         if self._is_enough():
             # As at the end of an epoch: not even one step is left to take.
             self._stop(step)
@@ -363,7 +372,8 @@ class GradES(keras.callbacks.Callback):
 
     def _see(self, state):
         """Notes what is frozen, returns the names of what newly is, or not."""
-        self._thaws = state.get("thaws")
+        if self.rule.thaw:
+            self._thaws = state["thaws"]
         names = {"froze": [], "released": []}
         for component, frozen_at in zip(self.components, state["frozen_at"]):
             before, component.frozen_at = component.frozen_at, None
@@ -384,7 +394,8 @@ class GradES(keras.callbacks.Callback):
             return self._frozen()
         frozen_at = np.array([c.frozen_at or 0 for c in self.components])
         last = end_of_probation(frozen_at, rule.patience, rule.interval)
-        return (frozen_at > 0) & (now > last)
+        is_for_good = (now > last) | (self._thaws >= MAX_THAWS)
+        return (frozen_at > 0) & is_for_good
 
     def _pending(self):
         """What is frozen logically only: components, and their work."""
@@ -512,7 +523,7 @@ class GradES(keras.callbacks.Callback):
                 "backend": keras.backend.backend(),
             },
             timing=self._recompile.timing(),
-            thaws=self._thaws,
+            thaws=None if self._thaws is None else self._thaws.tolist(),
         )
 
     def _trained(self) -> Trace:

@@ -126,7 +126,7 @@ class Recompile:
         self.rebuilds_left = max_rebuilds
         self.compilations = []
         self._estimate = SavingEstimate()
-        self._total_steps = total_steps
+        self.total_steps = total_steps
         self._rebuild_is_free = rebuild_is_free
         # What the train step does not do any more: components, and the share
         # of its work; and the share that the last rebuild did away with.
@@ -214,7 +214,7 @@ class Recompile:
             return newly_frozen >= self.mode
         if self.step_seconds is None:
             return False
-        total = float("inf") if self._total_steps is None else self._total_steps
+        total = float("inf") if self.total_steps is None else self.total_steps
         return is_worth_it(
             cost=self.compilations[-1]["seconds"],
             saving=self._estimate.seconds(share, self.step_seconds),
@@ -224,11 +224,16 @@ class Recompile:
         )
 
     def rebuilt(self, newly_frozen, share):
-        """Tells that so much is structurally frozen now."""
-        self.rebuilds_left -= 1
+        """Tells that so much is structurally frozen now.
+
+        Where nothing was compiled yet it is no rebuild: what is saved is
+        counted from there.
+        """
         self._frozen += newly_frozen
-        self._share += share
-        self._newest_share = share
+        if self.compilations:
+            self.rebuilds_left -= 1
+            self._share += share
+            self._newest_share = share
         self._newly_frozen = 0
         self._lost = self._lost_at_last = 0.0
 

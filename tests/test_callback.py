@@ -1,5 +1,7 @@
 """`model.fit(callbacks=[GradES(...)])`: what it does to a run and a model."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import small
 
 import keras_grades
 from keras_grades import GradES
+from keras_grades import callback as callback_module
+from keras_grades import installation
 from keras_grades.backend import private
 
 BATCHES = 10
@@ -677,3 +681,34 @@ def test_optimizer_must_know_its_components():
     )
     with pytest.raises(ValueError, match="block_0_attention/query"):
         optimizer.build(other.trainable_variables)
+
+
+def test_validation_is_no_time_of_a_step(monkeypatch):
+    """By a clock of its own: a step takes one second, validation 1000."""
+    now = [0.0]
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(callback_module, "time", clock)
+    monkeypatch.setattr(installation, "time", clock)
+
+    class Passing(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            now[0] += 1
+
+        def on_test_end(self, logs=None):
+            now[0] += 1000
+
+    # In the grace period the host looks at the end of an epoch only.
+    grades = GradES(TINY, alpha=100, verbose=0)
+    model = compiled()
+    x, y = small.data(3)
+    model.fit(
+        x,
+        y,
+        len(x),
+        epochs=4,
+        verbose=0,
+        validation_data=(x, y),
+        callbacks=[grades, Passing()],
+    )
+    [compilation] = grades.report.timing["compilations"]
+    assert compilation["step_seconds_after"] == pytest.approx(1.0)

@@ -175,6 +175,23 @@ def test_no_more_rebuilds_than_allowed():
     assert not policy.is_due(10, 1, 0.1)
 
 
+def test_what_was_never_compiled_is_no_rebuild():
+    """Resumed, with something frozen from the start."""
+    policy = Recompile("always", 100, False, max_rebuilds=1)
+    policy.rebuilt(3, 1 / 3)
+    assert policy.rebuilds_left == 1
+    for step, seconds in ((1, 1.0), (2, 0.8)):
+        policy.compiled(step, seconds=10.0)
+        policy.ran(steps=1, seconds=seconds, share=0.0)
+        if step == 1:
+            policy.rebuilt(1, 0.2)
+    timing = policy.timing()
+    assert [c["frozen"] for c in timing["compilations"]] == [3, 4]
+    assert timing["seconds_saved_measured"] == pytest.approx(0.2)
+    # By the new fifth of a step of one second, not by the third as well.
+    assert timing["seconds_saved_estimated"] < 0.2
+
+
 def test_auto_rebuilds_when_it_pays():
     # Half of a third of a step of a second.
     policy, share = recompile("auto"), 1 / 3

@@ -64,15 +64,45 @@ def test_without_grades_it_is_early_stopping_in_fit(methods, task):
     assert 0 < plain["seconds"] < stopped["seconds"]
 
 
-def test_a_shorter_schedule_is_as_long_as_there_is_time(tasks, methods, task):
+def test_controls_are_as_long_as_they_say(tasks, methods, task):
     task = task.quick(96, 10)
-    plain = {"seconds": 52.0, "compilation": 2.0}  # 5 seconds an epoch.
-    stopped = {"early stopping, 3": {"seconds": tasks.FASTER * 33}}
-    assert tasks.affordable(task, plain=plain, **stopped) == 6
-    stopped = {"early stopping, 3": {"seconds": 1.0}}
-    assert tasks.affordable(task, plain=plain, **stopped) == 1
+    done = {
+        "plain": {"seconds": 52.0, "compilation": 2.0},  # 5 seconds an epoch.
+        "early stopping, 3": {"seconds": tasks.FASTER * 33},
+        "auto": {"steps": 3.4 * task.steps / 10},
+    }
+    wanted, auto = "plain, in the wanted time", "plain, as long as auto"
+    assert tasks.epochs_of_control(wanted, task, done) == 6
+    assert tasks.epochs_of_control(auto, task, done) == 3
+    done["early stopping, 3"] = {"seconds": 1.0}
+    assert tasks.epochs_of_control(wanted, task, done) == 1
     result = methods.shorter_schedule(task, task.load(task.examples), 0, 2)
     assert result["steps"] == 2 * 96 // task.batch_size
+
+
+def test_the_tuned_tau_is_the_fastest_that_is_good_enough(tasks, monkeypatch):
+    tried = {
+        0.1: {"val_accuracy": 0.900, "seconds": 9.0},
+        0.2: {"val_accuracy": 0.896, "seconds": 5.0},
+        0.3: {"val_accuracy": 0.890, "seconds": 3.0},
+    }
+    probe = {"taus": list(tried), "seconds": 10.0}
+    monkeypatch.setattr(tasks.methods, "thresholds", lambda *args: probe)
+    monkeypatch.setattr(
+        tasks.methods,
+        "with_tau",
+        lambda task, data, seed, tau: {
+            **tried[tau],
+            "tau": tau,
+            "validation": 1.0,
+        },
+    )
+
+    class Store:
+        def get(self, name, run):
+            return run()
+
+    assert tasks.tune(None, None, Store(), 0) == (0.2, 10 + 17 + 3)
 
 
 def test_fixed_schedule_freezes_from_below(methods, task):
@@ -142,10 +172,11 @@ def test_the_command(tasks, monkeypatch, tmp_path, task):
         "plain",
         "early stopping, 1",
         "early stopping, 3",
-        "shorter schedule",
         "fixed schedule",
         "tuned tau",
         "auto",
+        "plain, in the wanted time",
+        "plain, as long as auto",
     ]
     assert all(row["seconds"] > 0 for row in written["rows"])
     assert (tmp_path / f"tasks_quick_{backend}.png").exists()

@@ -14,6 +14,7 @@ from keras_grades import find_components
 from keras_grades.rule import MAX_THAWS
 from keras_grades.rule import decide
 from keras_grades.rule import release
+from keras_grades.trace import Trace
 
 
 def states(statistics, tau=1.0, patience=0, interval=1, grace_steps=0):
@@ -337,6 +338,26 @@ def test_stops_when_all_are_frozen_for_good():
         assert callback.report.thaws == ([0] * 12 if thaw else None)
         stopped[thaw] = callback.stopped_step
     assert stopped == {False: 22, True: 27}
+
+
+def test_what_is_not_released_again_needs_no_probation():
+    callback = GradES(1e-9, thaw=True)
+    callback.components = find_components(small.transformer(), "block_0")
+    for component in callback.components:
+        component.frozen_at = 100
+    callback._trace = Trace(101, 6, 1)
+    callback._thaws = np.array([0, 1, 2, 3, 3, 4])
+    assert callback._settled().tolist() == [False] * 3 + [True] * 3
+
+
+def test_there_is_a_report_from_the_start():
+    found = []
+    callback = GradES(1e-9, thaw=True, verbose=0)
+    look = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: found.append(callback.report.thaws)
+    )
+    trained(small.transformer(), weighted_data(), callback, look)
+    assert found == [[0] * 12]
 
 
 def test_accumulated_gradients_are_refused():

@@ -51,9 +51,10 @@ def main(argv=None):
         default=list(CONDITIONS),
     )
     args = parser.parse_args(argv)
-    task = TASK.quick(576, 20) if args.quick else TASK
+    task = TASK.quick(560, 20) if args.quick else TASK
     seeds = args.seeds[:1] if args.quick else args.seeds
-    store = Store(args.output / f"conditions_{keras.backend.backend()}")
+    report = "conditions_quick" if args.quick else "conditions"
+    store = Store(args.output / f"{report}_{keras.backend.backend()}")
     data = task.load(task.examples)
     rows = [
         row
@@ -66,7 +67,7 @@ def main(argv=None):
             seeds,
         )
     ]
-    common.report("conditions", rows, args.output)
+    common.report(report, rows, args.output)
 
 
 def compare(name, task, data, store, seeds):
