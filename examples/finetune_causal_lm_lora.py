@@ -29,9 +29,6 @@ from data import topics
 
 TOPIC = "sports"
 LEARNING_RATE = 1e-3
-# Adam moves an average entry of A and B by about 0.3 of the learning rate a
-# step, which decays. So this is reached when a third of it is left.
-TAU = 0.1 * LEARNING_RATE
 
 
 def main(argv=None):
@@ -83,7 +80,6 @@ def parse_arguments(argv):
         "Adapt a causal language model to sports news by LoRA, with GradES.",
         "causal_lm_lora",
     )
-    parser.set_defaults(tau=TAU)
     add = parser.add_argument
     add("--rank", type=int, default=8, help="of LoRA")
     add("--quantize", choices=["int8", "int4"], help="the frozen weights")

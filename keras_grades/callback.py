@@ -1,4 +1,4 @@
-"""The callback: `model.fit(..., callbacks=[GradES(tau=...)])`."""
+"""The callback: `model.fit(..., callbacks=[GradES()])`."""
 
 import math
 import numbers
@@ -37,10 +37,9 @@ MAX_STEPS_BETWEEN_LOOKS = 8
 class GradES(keras.callbacks.Callback):
     """Stops each matrix of a Transformer once it has converged, then `fit()`.
 
-    During training it watches the gradient of every attention projection and
-    every feed-forward matrix. When one falls below `tau`, that matrix alone
-    is frozen; when all of them are, training stops. There is no validation
-    pass.
+    During training it watches every attention projection and every
+    feed-forward matrix. When one has converged, that matrix alone is frozen;
+    when all of them are, training stops. There is no validation pass.
 
     For the time of `fit()` the model's optimizer is wrapped in a
     `GradESOptimizer`, and `frozen_ratio`, the share of components that are
@@ -55,7 +54,7 @@ class GradES(keras.callbacks.Callback):
     Example:
 
     ```python
-    callback = keras_grades.GradES(tau=0.02)
+    callback = keras_grades.GradES()
     model.fit(x, y, epochs=3, callbacks=[callback])
     print(callback.report.summary())
     ```
@@ -68,16 +67,17 @@ class GradES(keras.callbacks.Callback):
     those that remain.
 
     Args:
-        tau: Positive float, the threshold below which a component has
-            converged; or a dict from a regular expression on component names
-            (`re.search`, first match wins) to a float. A component that no
-            expression matches is not tracked. Or `"auto"`, which needs no
-            tuning: a component has converged when its updates have shrunk to
-            half of what they were so far. It stands for `tau=0.5,
-            monitor="relative_change", patience=9, alpha=0`.
+        tau: `"auto"`, which needs no tuning: a component has converged when
+            its updates have shrunk to half of what they were so far. It
+            stands for `tau=0.5, monitor="relative_change", patience=9,
+            alpha=0`. Or a positive float, the threshold below which the
+            statistic of a component that has converged is; or a dict from a
+            regular expression on component names (`re.search`, first match
+            wins) to a float. A component that no expression matches is not
+            tracked. Defaults to `"auto"`.
         alpha: The grace period, in which nothing freezes: a float in [0, 1),
             a share of the planned steps, or an integer, a number of steps.
-            Defaults to `0.5`, with `tau="auto"` to `0`.
+            Defaults to `0`, with a tau of your own to `0.5`.
         monitor: What is measured. `"gradient"`: the norm of the gradient;
             `"gradient_change"`: of its change since the last step, at the
             cost of a copy of the gradients of all components that are not
@@ -86,13 +86,14 @@ class GradES(keras.callbacks.Callback):
             the updates of the last steps are (20, or a tenth of all), as a
             share of all so far (geometric means, of some 1000 entries of each
             matrix).
-            Defaults to `"gradient"`, with `tau="auto"` to
-            `"relative_change"`.
+            Defaults to `"relative_change"`, with a tau of your own to
+            `"gradient"`.
         norm: `"l1"`, the sum of absolute values, `"mean_l1"`, their mean, so
             that one tau fits matrices of every size, or `"l2"`, the Frobenius
             norm. Defaults to `"l1"`.
         patience: Integer, how many more measured steps in a row the statistic
-            must be below `tau`. Defaults to `0`, with `tau="auto"` to `9`.
+            must be below `tau`. Defaults to `9`, with a tau of your own to
+            `0`.
         interval: Integer, every how many steps is measured. Defaults to `1`.
         components: What to track: `None` for all that `find_components`
             finds, a regular expression on names, a list of layers or
@@ -156,7 +157,7 @@ class GradES(keras.callbacks.Callback):
 
     def __init__(
         self,
-        tau: float | dict[str, float] | str,
+        tau: float | dict[str, float] | str = "auto",
         alpha: float | int | None = None,
         monitor: str | None = None,
         norm: str = "l1",

@@ -33,8 +33,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     step. A frozen component keeps its value bit for bit; everything else
     moves as if the frozen variables had been set non-trainable, unless a
     `cooldown` holds it back. What the wrapped optimizer keeps of a frozen
-    component, such as its momentum, goes on with its gradients until it is
-    frozen structurally.
+    component, such as its momentum, goes on with its gradients, or with zeros
+    where these would reach others (`global_clipnorm`, accumulated gradients,
+    optimizers that are not of Keras), until it is frozen structurally.
 
     Its state is one entry a component: `statistic`, `below` (the measured
     steps in a row below tau), `converged_at` and `frozen_at` (the step, or 0).
@@ -48,8 +49,6 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     optimizer = keras_grades.GradESOptimizer(
         keras.optimizers.AdamW(1e-4),
         keras_grades.find_components(model),
-        tau=0.02,
-        alpha=100,
     )
     optimizer.build(model.trainable_variables)
 
@@ -75,25 +74,25 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     Args:
         inner_optimizer: The `keras.optimizers.Optimizer` to wrap.
         components: List of `Component`, as `find_components` returns it.
-        tau: Float, or a dict from a regular expression on component names to
-            a float (first match wins; a component that none matches is not
-            tracked), or a list of one float a component, or `"auto"`, which
-            needs no tuning (see `GradES`).
+        tau: `"auto"`, which needs no tuning (see `GradES`), or a float, or a
+            dict from a regular expression on component names to a float
+            (first match wins; a component that none matches is not tracked),
+            or a list of one float a component. Defaults to `"auto"`.
         alpha: Float in [0, 1), the share of `total_steps` in which nothing
-            freezes, or an integer, a number of steps. Defaults to `0.5`, with
-            `tau="auto"` to `0`.
+            freezes, or an integer, a number of steps. Defaults to `0`, with a
+            tau of your own to `0.5`.
         total_steps: Integer, the planned number of updates. Only needed when
             `alpha` is a float. Defaults to `None`.
         monitor: `"gradient"`, `"gradient_change"`, `"weight_change"` or
-            `"relative_change"`. Defaults to `"gradient"`, with `tau="auto"` to
-            `"relative_change"`. `"gradient_change"` keeps the last gradient
-            of each component, as much memory as their weights, until the
-            component is structurally frozen.
+            `"relative_change"`. Defaults to `"relative_change"`, with a tau of
+            your own to `"gradient"`. `"gradient_change"` keeps the last
+            gradient of each component, as much memory as their weights, until
+            the component is structurally frozen.
         norm: `"l1"` (the sum of absolute values), `"mean_l1"` (their mean) or
             `"l2"` (the Frobenius norm). Defaults to `"l1"`.
         patience: Integer, how many more measured steps in a row the
-            statistic must be below tau. Defaults to `0`, with `tau="auto"` to
-            `9`.
+            statistic must be below tau. Defaults to `9`, with a tau of your
+            own to `0`.
         interval: Integer, every how many steps is measured. Defaults to `1`.
         followers: List of `keras_grades.component.Followers`, variables that
             are frozen with components that lie above them. Defaults to `()`.
@@ -119,7 +118,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         self,
         inner_optimizer: keras.optimizers.Optimizer,
         components: Sequence[Component],
-        tau: float | dict[str, float] | Sequence[float] | str,
+        tau: float | dict[str, float] | Sequence[float] | str = "auto",
         alpha: float | int | None = None,
         total_steps: int | None = None,
         monitor: str | None = None,

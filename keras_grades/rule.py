@@ -187,7 +187,7 @@ class Rule:
     `DEFAULTS` says.
     """
 
-    tau: float | dict[str, float] | Sequence[float] | str
+    tau: float | dict[str, float] | Sequence[float] | str = "auto"
     alpha: float | int | None = None
     monitor: str | None = None
     norm: str = "l1"

@@ -201,12 +201,13 @@ def fit(
 def test_auto_needs_no_number():
     """The learning rate falls by a hundred at step 50; all freeze, then it
     stops."""
-    auto = GradES("auto", verbose=0)
+    auto = GradES(verbose=0)
     frozen_at = fit(auto)
     assert all(50 + 10 < step < 100 for step in frozen_at)
     assert auto.stopped_step is not None
     own = GradES(0.5, alpha=0, monitor="relative_change", patience=9, verbose=0)
     assert fit(own) == frozen_at
+    assert Rule() == Rule("auto")
 
 
 def test_auto_freezes_nothing_while_it_goes_on():

@@ -112,7 +112,7 @@ def test_fixed_schedule_freezes_from_below(methods, task):
     assert result["steps"] == task.steps
 
 
-def test_it_goes_on_where_it_was(tasks, task, tmp_path):
+def test_it_goes_on_where_it_was(tasks, task, tmp_path, monkeypatch):
     store = tasks.Store(tmp_path).of("topics, LoRA", task)
     assert store.get("auto-0", lambda: {"seconds": 1.5}) == {"seconds": 1.5}
     assert store.get("auto-0", pytest.fail) == {"seconds": 1.5}
@@ -124,8 +124,11 @@ def test_it_goes_on_where_it_was(tasks, task, tmp_path):
         store.get("auto-1", interrupted)
     found = sorted(p.name for p in tmp_path.rglob("*.*"))
     assert found == ["auto-0.json", "settings.json"]
-    with pytest.raises(ValueError, match="of other settings"):
+    with pytest.raises(ValueError, match="of other settings or code"):
         tasks.Store(tmp_path).of("topics, LoRA", task.quick(64, 2))
+    monkeypatch.setattr(tasks, "code", lambda: "other")
+    with pytest.raises(ValueError, match="of other settings or code"):
+        tasks.Store(tmp_path).of("topics, LoRA", task)
 
 
 def result(seconds, accuracy):

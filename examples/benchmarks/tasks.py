@@ -11,7 +11,9 @@ against time. Nothing else should run on the machine meanwhile.
 import dataclasses
 import json
 import math
+import pathlib
 import re
+import zlib
 
 import common
 import keras
@@ -77,16 +79,16 @@ class Store:
         self._folder = folder
 
     def of(self, name, task):
-        """For one task. Its settings must be those of what is there."""
+        """For one task. Settings and code must be those of what is there."""
         store = Store(self._folder / re.sub(r"\W+", "_", name))
         fields = dataclasses.asdict(task)
         settings = {k: v for k, v in fields.items() if not callable(v)}
-        settings |= {"auto": rule.AUTO, "tuned": methods.TUNED}
+        settings |= {"auto": rule.AUTO, "tuned": methods.TUNED, "code": code()}
         kept = store.get("settings", lambda: settings)
         if kept != settings:
             raise ValueError(
-                f"The results in {store._folder} are of other settings. "
-                "Remove them, or use another folder (`--output`). "
+                f"The results in {store._folder} are of other settings or "
+                "code. Remove them, or use another folder (`--output`). "
                 f"There: {kept}. Here: {settings}"
             )
         return store
@@ -103,6 +105,14 @@ class Store:
             part.replace(path)
             print(f"{path}: {json.dumps(result)}", flush=True)
         return json.loads(path.read_text())
+
+
+def code():
+    """A fingerprint of the code that a result depends on."""
+    here = pathlib.Path(__file__).parent
+    library = pathlib.Path(rule.__file__).parent
+    files = [*here.glob("task*.py"), *library.rglob("*.py")]
+    return f"{zlib.crc32(b''.join(f.read_bytes() for f in sorted(files))):08x}"
 
 
 def warm_up():
