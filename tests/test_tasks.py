@@ -165,6 +165,29 @@ def test_what_it_concludes(tasks):
     assert "1 of 1 tasks" in third
 
 
+def test_conditions(tasks, monkeypatch, tmp_path, task):
+    import conditions
+
+    monkeypatch.setattr(conditions, "TASK", task)
+    monkeypatch.setattr(
+        conditions, "CONDITIONS", {"3 epochs, thaw": {"epochs": 3}}
+    )
+    conditions.CONDITIONS["3 epochs, thaw"]["grades"] = {"thaw": True}
+    used = []
+    auto = conditions.methods.auto
+    monkeypatch.setattr(
+        conditions.methods,
+        "auto",
+        lambda *args, **kwargs: used.append(kwargs) or auto(*args, **kwargs),
+    )
+    conditions.main(["--seeds=0", f"--output={tmp_path}"])
+    assert used == [{"thaw": True}]
+    path = tmp_path / f"conditions_{keras.backend.backend()}.json"
+    rows = json.loads(path.read_text())["rows"]
+    assert [r["method"] for r in rows] == ["plain", "early stopping, 3", "auto"]
+    assert {r["of"] for r in rows} == {3 * 96 // task.batch_size}
+
+
 @pytest.mark.long
 def test_the_command(tasks, monkeypatch, tmp_path, task):
     monkeypatch.setattr(tasks, "QUICK", {"small digits": task})

@@ -17,14 +17,15 @@ import keras
 import numpy as np
 import task_methods as methods
 from task_list import TASKS
-from task_list import parse_arguments
+from task_list import argument_parser
 from tasks import Store
 from tasks import accuracies
 
 TASK = TASKS["small digits"]
 optimizers = keras.optimizers
 MOMENTUM = functools.partial(optimizers.SGD, momentum=0.9)
-# What is changed, and with it the learning rate, where that is usual.
+# What is changed, and with it the learning rate, where that is usual; or the
+# arguments of GradES.
 CONDITIONS = {
     "as in tasks.py": {},
     "batches of 8": {"batch_size": 8, "learning_rate": 1e-3},
@@ -39,11 +40,14 @@ CONDITIONS = {
     "Lion": {"optimizer": optimizers.Lion, "learning_rate": 3e-4},
     "Muon": {"optimizer": optimizers.Muon, "learning_rate": 2e-3},
     "Adafactor": {"optimizer": optimizers.Adafactor, "learning_rate": 2e-2},
+    "thaw": {"grades": {"thaw": True}},
+    "cooldown of a tenth": {"grades": {"cooldown": 0.1}},
+    "cooldown of a half": {"grades": {"cooldown": 0.5}},
 }
 
 
 def main(argv=None):
-    parser = parse_arguments(__doc__.split("\n")[0])
+    parser = argument_parser(__doc__.split("\n")[0])
     parser.add_argument(
         "--conditions",
         nargs="+",
@@ -59,20 +63,17 @@ def main(argv=None):
     rows = [
         row
         for name in args.conditions
-        for row in compare(
-            name,
-            dataclasses.replace(task, **CONDITIONS[name]),
-            data,
-            store,
-            seeds,
-        )
+        for row in compare(name, task, data, store, seeds)
     ]
     common.report(report, rows, args.output)
 
 
 def compare(name, task, data, store, seeds):
     """A row for each method: means over the seeds."""
-    store = store.of(name, task)
+    changes = dict(CONDITIONS[name])
+    arguments = changes.pop("grades", {})
+    task = dataclasses.replace(task, **changes)
+    store = store.of(name, task, grades=arguments)
     results = {}
     for seed in seeds:
         of_seed = store.get(
@@ -80,7 +81,8 @@ def compare(name, task, data, store, seeds):
             lambda seed=seed: methods.without_grades(task, data, seed),
         )
         of_seed["auto"] = store.get(
-            f"auto-{seed}", lambda seed=seed: methods.auto(task, data, seed)
+            f"auto-{seed}",
+            lambda seed=seed: methods.auto(task, data, seed, **arguments),
         )
         for method, result in of_seed.items():
             results.setdefault(method, []).append(result)
@@ -96,6 +98,7 @@ def compare(name, task, data, store, seeds):
             "worst": float(-100 * lost.max()),
             "steps": float(np.mean([r["steps"] for r in runs])),
             "of": task.steps,
+            "frozen": float(np.mean([r["frozen"] for r in runs])),
         }
 
 

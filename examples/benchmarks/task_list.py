@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 
+import common
 import keras
 import keras_hub
 import numpy as np
-from common import argument_parser
 from common import minilm_folder
 from data import BBC_TOPICS
 from data import bbc_news
@@ -241,6 +241,13 @@ def parse_arguments(description):
     parser = argument_parser(description)
     add = parser.add_argument
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    return parser
+
+
+def argument_parser(description):
+    """A parser for those that train any of them."""
+    parser = common.argument_parser(description)
+    add = parser.add_argument
     add("--quick", action="store_true", help="small tasks, the first seed")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return parser

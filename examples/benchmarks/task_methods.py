@@ -160,8 +160,8 @@ def with_grades(task, data, seed, **arguments):
     return model, grades, result
 
 
-def auto(task, data, seed):
-    return with_grades(task, data, seed, tau="auto")[2]
+def auto(task, data, seed, **arguments):
+    return with_grades(task, data, seed, **arguments)[2]
 
 
 def shorter_schedule(task, data, seed, epochs):

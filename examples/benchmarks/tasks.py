@@ -78,12 +78,13 @@ class Store:
     def __init__(self, folder):
         self._folder = folder
 
-    def of(self, name, task):
+    def of(self, name, task, **more_settings):
         """For one task. Settings and code must be those of what is there."""
         store = Store(self._folder / re.sub(r"\W+", "_", name))
         fields = dataclasses.asdict(task)
         settings = {k: v for k, v in fields.items() if not callable(v)}
         settings |= {"auto": rule.AUTO, "tuned": methods.TUNED, "code": code()}
+        settings |= more_settings
         kept = store.get("settings", lambda: settings)
         if kept != settings:
             raise ValueError(
