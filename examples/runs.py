@@ -37,15 +37,16 @@ def argument_parser(description, name):
         "--tau",
         type=_tau,
         default="auto",
-        help="threshold; or a dict, in JSON, from pattern to threshold",
+        help="'auto', a threshold, or a dict, in JSON, from pattern to one",
     )
-    add(
-        "--alpha",
-        type=json.loads,
-        help="grace period: a share of the schedule, or a number of steps",
-    )
-    add("--monitor", help="what is measured")
-    add("--norm", default="mean_l1", help="how its size is measured")
+    # What is not given is what GradES has by default, which depends on tau.
+    for name, kind, text in [
+        ("alpha", _number, "grace period: a share of the schedule, or steps"),
+        ("monitor", str, "what is measured; needs --tau"),
+        ("patience", int, "measured steps in a row below tau, less one"),
+    ]:
+        add(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
+    add("--norm", default="mean_l1", help="how the size is measured")
     return parser
 
 
@@ -53,11 +54,15 @@ def _tau(text):
     return text if text == "auto" else json.loads(text)
 
 
+def _number(text):
+    return json.loads(text)
+
+
 def grades(args):
     """The callback that the arguments ask for."""
-    return keras_grades.GradES(
-        tau=args.tau, alpha=args.alpha, monitor=args.monitor, norm=args.norm
-    )
+    names = ("tau", "alpha", "monitor", "patience", "norm")
+    given = {k: v for k, v in vars(args).items() if k in names}
+    return keras_grades.GradES(**given)
 
 
 def shuffled(data, args):

@@ -54,6 +54,8 @@ class GradES(keras.callbacks.Callback):
     Example:
 
     ```python
+    schedule = keras.optimizers.schedules.CosineDecay(5e-5, decay_steps=1000)
+    model.compile(keras.optimizers.AdamW(schedule), loss=loss)
     callback = keras_grades.GradES()
     model.fit(x, y, epochs=3, callbacks=[callback])
     print(callback.report.summary())
@@ -68,13 +70,15 @@ class GradES(keras.callbacks.Callback):
 
     Args:
         tau: `"auto"`, which needs no tuning: a component has converged when
-            its updates have shrunk to half of what they were so far. It
+            its updates have shrunk to half of what they were so far. With a
+            constant learning rate they may not, and then nothing freezes. It
             stands for `tau=0.5, monitor="relative_change", patience=9,
             alpha=0`. Or a positive float, the threshold below which the
             statistic of a component that has converged is; or a dict from a
             regular expression on component names (`re.search`, first match
             wins) to a float. A component that no expression matches is not
-            tracked. Defaults to `"auto"`.
+            tracked. With a number or a dict, `alpha`, `monitor` and
+            `patience` have other defaults. Defaults to `"auto"`.
         alpha: The grace period, in which nothing freezes: a float in [0, 1),
             a share of the planned steps, or an integer, a number of steps.
             Defaults to `0`, with a tau of your own to `0.5`.
@@ -86,8 +90,8 @@ class GradES(keras.callbacks.Callback):
             the updates of the last steps are (20, or a tenth of all), as a
             share of all so far (geometric means, of some 1000 entries of each
             matrix).
-            Defaults to `"relative_change"`, with a tau of your own to
-            `"gradient"`.
+            All but the last need a tau of your own. Defaults to
+            `"relative_change"`, with a tau of your own to `"gradient"`.
         norm: `"l1"`, the sum of absolute values, `"mean_l1"`, their mean, so
             that one tau fits matrices of every size, or `"l2"`, the Frobenius
             norm. Defaults to `"l1"`.
@@ -318,10 +322,13 @@ class GradES(keras.callbacks.Callback):
                 f"{len(self.components)} components frozen."
             )
         else:
+            rule = self.rule
+            in_a_row = (rule.patience + 1) * rule.interval
+            first = max(optimizer.grace_steps, in_a_row)
             self._say(
                 f"{len(self.components)} components in "
                 f"{len({c.block for c in self.components})} blocks; nothing "
-                f"freezes before step {max(1, optimizer.grace_steps)}{of}."
+                f"freezes before step {first}{of}."
             )
 
     def _take_up(self):

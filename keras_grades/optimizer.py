@@ -46,8 +46,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
 
     ```python
     model.build(...)
+    schedule = keras.optimizers.schedules.CosineDecay(1e-4, decay_steps=1000)
     optimizer = keras_grades.GradESOptimizer(
-        keras.optimizers.AdamW(1e-4),
+        keras.optimizers.AdamW(schedule),
         keras_grades.find_components(model),
     )
     optimizer.build(model.trainable_variables)
@@ -81,8 +82,9 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         alpha: Float in [0, 1), the share of `total_steps` in which nothing
             freezes, or an integer, a number of steps. Defaults to `0`, with a
             tau of your own to `0.5`.
-        total_steps: Integer, the planned number of updates. Only needed when
-            `alpha` is a float. Defaults to `None`.
+        total_steps: Integer, the planned number of updates. Needed when
+            `alpha` is a float, as it is by default with a tau of your own.
+            Defaults to `None`.
         monitor: `"gradient"`, `"gradient_change"`, `"weight_change"` or
             `"relative_change"`. Defaults to `"relative_change"`, with a tau of
             your own to `"gradient"`. `"gradient_change"` keeps the last

@@ -15,7 +15,8 @@ from keras import ops
 
 MONITORS = ("gradient", "gradient_change", "weight_change", "relative_change")
 NORMS = ("l1", "mean_l1", "l2")
-DEFAULTS = {"alpha": 0.5, "monitor": "gradient", "patience": 0}
+# With a tau of one's own: as in the paper.
+PAPER = {"alpha": 0.5, "monitor": "gradient", "patience": 0}
 # What `tau="auto"` stands for; found by examples/benchmarks/auto_tau.md.
 AUTO = {
     "tau": 0.5,
@@ -184,7 +185,7 @@ class Rule:
     """The arguments of the rule, checked once, at construction.
 
     Those that are None are what `AUTO` says if tau is `"auto"`, and else what
-    `DEFAULTS` says.
+    `PAPER` says.
     """
 
     tau: float | dict[str, float] | Sequence[float] | str = "auto"
@@ -197,12 +198,12 @@ class Rule:
     thaw: bool = False
 
     def __post_init__(self):
-        defaults = DEFAULTS
+        defaults = PAPER
         if isinstance(self.tau, str) and self.tau == "auto":
             _check_monitor_of_auto(self.monitor)
             defaults = AUTO
             object.__setattr__(self, "tau", AUTO["tau"])
-        for name in DEFAULTS:
+        for name in PAPER:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, defaults[name])
         _check_tau(self.tau)
@@ -228,7 +229,7 @@ class Rule:
                 "unknown. Pass an integer, a number of steps, or tell how "
                 "many steps there are (`steps_per_epoch` in `fit()`, "
                 "`total_steps` in `GradESOptimizer`). Received: "
-                f"alpha={self.alpha}"
+                f"alpha={self.alpha} (with a tau of your own 0.5 by default)"
             )
         return int(self.alpha * total_steps)
 
@@ -304,9 +305,10 @@ def _check_tau(tau):
 def _check_monitor_of_auto(monitor):
     if monitor not in (None, AUTO["monitor"]):
         raise ValueError(
-            "`tau='auto'` is a threshold for `monitor='relative_change'`, "
-            "which has no scale. Leave `monitor` out, or give a `tau` of your "
-            f"own. Received: monitor={monitor!r}"
+            f"`monitor={monitor!r}` needs a `tau` of your own: the default, "
+            "'auto', is a threshold for `monitor='relative_change'`, which "
+            "has no scale. Give a number, or leave `monitor` out. Received: "
+            f"tau='auto', monitor={monitor!r}"
         )
 
 

@@ -1,4 +1,7 @@
-"""The main job in small: `make demo` on real articles, a pretrained model."""
+"""The main job in small: `make demo` on real articles, a pretrained model.
+
+With a tau of its own: 60 steps are few for `GradES()`.
+"""
 
 import contextlib
 import importlib

@@ -11,6 +11,8 @@ import keras
 import keras_hub
 import pytest
 
+from keras_grades.rule import Rule
+
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 HUGE, TINY = 1e30, 1e-30
 
@@ -29,6 +31,24 @@ def run(monkeypatch, name, folder, *arguments):
 
 def frozen(report):
     return {c["name"]: c["frozen_at"] for c in report["components"]}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "finetune_text_classifier",
+        "finetune_image_classifier",
+        "finetune_causal_lm_lora",
+    ],
+)
+def test_they_need_no_tau(monkeypatch, name):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = importlib.import_module(name)
+    grades = example.runs.grades(example.parse_arguments([]))
+    assert grades.rule == Rule(norm="mean_l1")
+    arguments = ["--tau=1e-5", "--monitor=weight_change", "--patience=2"]
+    grades = example.runs.grades(example.parse_arguments(arguments))
+    assert grades.rule == Rule(1e-5, 0.5, "weight_change", "mean_l1", 2)
 
 
 def test_image_classifier(monkeypatch, tmp_path):

@@ -240,9 +240,7 @@ def test_auto_inside_loss_scaling():
 
 def test_auto_in_a_config():
     model = small.transformer()
-    optimizer = GradESOptimizer(
-        keras.optimizers.Adam(), find_components(model), tau="auto"
-    )
+    optimizer = GradESOptimizer(keras.optimizers.Adam(), find_components(model))
     optimizer.build(model.trainable_variables)
     again = GradESOptimizer.from_config(optimizer.get_config())
     again.build(model.trainable_variables)
@@ -260,8 +258,9 @@ def test_auto_takes_other_numbers():
 
 
 def test_auto_is_of_one_monitor():
-    with pytest.raises(ValueError, match=r"monitor='gradient'"):
-        GradES("auto", monitor="gradient")
+    for arguments in ({}, {"tau": "auto"}):
+        with pytest.raises(ValueError, match=r"tau='auto', monitor='gradient'"):
+            GradES(monitor="gradient", **arguments)
     GradES("auto", monitor="relative_change")
     with pytest.raises(TypeError, match=r"'auto'\. Received: tau='Auto'"):
         GradES("Auto")

@@ -18,7 +18,7 @@ def use_callback(model: keras.Model) -> None:
         components=lambda component: component.role == "query",
         recompile=4,
     )
-    keras_grades.GradES(tau="auto", thaw=True)
+    keras_grades.GradES(thaw=True)
     with grades as entered:
         assert_type(entered, keras_grades.GradES)
         model.fit(callbacks=[grades])
@@ -39,7 +39,7 @@ def use_components(model: keras.Model) -> None:
     assert_type(component.frozen_at, int | None)
     assert_type(component.shape, tuple[int, ...])
     optimizer = keras_grades.GradESOptimizer(
-        keras.optimizers.Adam(), components, tau=0.02, total_steps=1000
+        keras.optimizers.Adam(), components, total_steps=1000
     )
     optimizer.build(model.trainable_variables)
 
