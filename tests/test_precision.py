@@ -9,6 +9,7 @@ import small
 import keras_grades
 from keras_grades import GradES
 from keras_grades import backend
+from keras_grades.backend import masking
 
 BATCHES = 6
 TAU = {"block_0": 1e30, "": 1e-30}
@@ -138,3 +139,22 @@ def test_half_precision_is_saved_and_resumed(model, tmp_path):
     np.testing.assert_allclose(
         resumed.trace["statistic"], whole.trace["statistic"][-1:], rtol=0.05
     )
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX has no float64 by default"
+)
+def test_a_cooldown_is_as_exact_as_the_weights():
+    start, end = 1 / 3, 1 / 3 + 1e-12
+    variable = keras.Variable(np.array([start]), dtype="float64")
+    masking.update_masked(
+        lambda gradients: variable.assign(np.array([end])),
+        [keras.ops.zeros(1)],
+        [variable],
+        masking.copies([variable]),
+        keras.ops.convert_to_tensor([False]),
+        keras.ops.convert_to_tensor([0.25]),
+        zero=False,
+    )
+    moved = float(variable.numpy()[0]) - start
+    assert moved == pytest.approx(0.25 * (end - start), rel=1e-3, abs=0)

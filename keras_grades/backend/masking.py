@@ -8,6 +8,7 @@ adds up all of them. Elsewhere that would be compiled and computed for nothing.
 What cools down takes a share of its update: it is put back part of the way.
 """
 
+import keras
 from keras import ops
 
 
@@ -90,7 +91,9 @@ def _put_back(variables, before, frozen, share):
 
 
 def _part_of_the_way(old, new, share):
-    start, end = ops.cast(old, "float32"), ops.cast(new, "float32")
-    between = ops.cast(start + share * (end - start), new.dtype)
+    given = keras.backend.standardize_dtype(new.dtype)
+    dtype = "float64" if given == "float64" else "float32"
+    start, end = ops.cast(old, dtype), ops.cast(new, dtype)
+    between = ops.cast(start + ops.cast(share, dtype) * (end - start), given)
     # Exactly where it was to go, if all of the way.
     return ops.where(share < 1, between, new)
