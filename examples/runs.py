@@ -75,7 +75,11 @@ def shuffled(data, args):
         args: With `batch_size` and `seed`.
     """
     examples = tf.data.Dataset.from_tensor_slices(data)
-    return examples.shuffle(len(examples), args.seed).batch(args.batch_size)
+    options = tf.data.Options()
+    # Its thread can hold up the end of an epoch for ten seconds.
+    options.autotune.enabled = False
+    batches = examples.shuffle(len(examples), args.seed).batch(args.batch_size)
+    return batches.with_options(options)
 
 
 def save(report, folder):
