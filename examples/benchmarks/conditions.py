@@ -35,7 +35,7 @@ CONDITIONS = {
     "linear decay": {"decay": "linear"},
     "decay in steps": {"decay": "steps"},
     "no decay": {"decay": "none"},
-    "SGD with momentum": {"optimizer": MOMENTUM, "learning_rate": 0.05},
+    "SGD with momentum": {"optimizer": MOMENTUM, "learning_rate": 3e-3},
     "RMSprop": {"optimizer": optimizers.RMSprop, "learning_rate": 1e-3},
     "Lion": {"optimizer": optimizers.Lion, "learning_rate": 3e-4},
     "Muon": {"optimizer": optimizers.Muon, "learning_rate": 2e-3},
