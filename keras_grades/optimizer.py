@@ -371,16 +371,19 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         )
         # 3. Decide.
         self._decide(statistics.pop(), is_update)
-        # What is released in this step has not moved in it either.
-        frozen = ops.logical_or(frozen, self._frozen())
-        self._keep_averages(held, ops.take(frozen, of_group))
+        self._keep_averages(held, of_group, frozen)
         self._count_step(is_update)
 
-    def _keep_averages(self, variables, frozen):
+    def _keep_averages(self, variables, of_group, was_frozen):
         """The moving average of what does not move is what it is."""
-        for i, average in private.averages(self.inner_optimizer, variables):
-            value = ops.convert_to_tensor(variables[i])
-            assign(average, value, frozen[i])
+        averages = private.averages(self.inner_optimizer, variables)
+        if averages:
+            # What is released in this step has not moved in it either.
+            frozen = ops.logical_or(was_frozen, self._frozen())
+            frozen = ops.take(frozen, of_group)
+            for i, average in averages:
+                value = ops.convert_to_tensor(variables[i])
+                assign(average, value, frozen[i])
 
     def _frozen(self):
         """Whether frozen: components, then followers, then all others."""

@@ -14,12 +14,11 @@ import functools
 
 import common
 import keras
-import numpy as np
 import task_methods as methods
 from task_list import TASKS
 from task_list import argument_parser
-from tasks import Store
-from tasks import accuracies
+from tasks import begin
+from tasks import beside_plain
 
 TASK = TASKS["small digits"]
 optimizers = keras.optimizers
@@ -56,9 +55,7 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     task = TASK.quick(560, 20) if args.quick else TASK
-    seeds = args.seeds[:1] if args.quick else args.seeds
-    report = "conditions_quick" if args.quick else "conditions"
-    store = Store(args.output / f"{report}_{keras.backend.backend()}")
+    report, seeds, store = begin("conditions", args)
     data = task.load(task.examples)
     rows = [
         row
@@ -87,18 +84,11 @@ def compare(name, task, data, store, seeds):
         for method, result in of_seed.items():
             results.setdefault(method, []).append(result)
     for method in ("plain", "early stopping, 3", "auto"):
-        runs = results[method]
-        lost = accuracies(results["plain"]) - accuracies(runs)
         yield {
             "condition": name,
             "method": method,
-            "seeds": len(runs),
-            "accuracy": float(accuracies(runs).mean()),
-            "of plain, points": float(-100 * lost.mean()),
-            "worst": float(-100 * lost.max()),
-            "steps": float(np.mean([r["steps"] for r in runs])),
+            **beside_plain(results[method], results["plain"]),
             "of": task.steps,
-            "frozen": float(np.mean([r["frozen"] for r in runs])),
         }
 
 

@@ -87,7 +87,7 @@ class Seen(NamedTuple):
 
 
 def signal_to_noise(seen):
-    """1 for pure noise: the squared mean, of the mean square (issue text)."""
+    """1 for pure noise: the squared mean, of the mean square."""
     gradients = seen.gradients
     steps = np.arange(1, len(gradients) + 1)[:, None]
     signal = (mean(gradients) ** 2).sum(-1) / mean((gradients**2).sum(-1))

@@ -55,9 +55,7 @@ def main(argv=None):
         parser.error("'plain, as long as auto' needs 'auto' among --methods")
     args.methods.sort(key=METHODS.index)
     tasks = QUICK if args.quick else TASKS
-    seeds = args.seeds[:1] if args.quick else args.seeds
-    name = "tasks_quick" if args.quick else "tasks"
-    store = Store(args.output / f"{name}_{keras.backend.backend()}")
+    name, seeds, store = begin("tasks", args)
     warm_up()
     results = {
         task: compare(
@@ -70,6 +68,13 @@ def main(argv=None):
     if "auto" in args.methods:
         print(*verdict(results), sep="\n")
     plot(rows, args.output / f"{name}_{keras.backend.backend()}.png")
+
+
+def begin(name, args):
+    """The name of the report, the seeds, and where results are kept."""
+    name = f"{name}_quick" if args.quick else name
+    seeds = args.seeds[:1] if args.quick else args.seeds
+    return name, seeds, Store(args.output / f"{name}_{keras.backend.backend()}")
 
 
 class Store:
@@ -199,26 +204,32 @@ def tune(task, data, store, seed):
 
 def summarize(task, results):
     """One row a method: means over seeds, and how it compares."""
-    plain = accuracies(results["plain"])
     baseline = [r["seconds"] for r in results[BASELINE]]
     for method, runs in results.items():
-        lost = plain - accuracies(runs)
         seconds = np.array([r["seconds"] for r in runs])
         yield {
             "task": task,
             "method": method,
-            "seeds": len(runs),
-            "accuracy": float(accuracies(runs).mean()),
-            "of plain, points": float(-100 * lost.mean()),
-            "worst": float(-100 * lost.max()),
+            **beside_plain(runs, results["plain"]),
             "perplexity": math.exp(np.mean([r["loss"] for r in runs])),
             "seconds": float(seconds.mean()),
             "times faster": float(np.mean(baseline) / seconds.mean()),
-            "steps": float(np.mean([r["steps"] for r in runs])),
-            "frozen": float(np.mean([r["frozen"] for r in runs])),
             "compilation s": float(np.mean([r["compilation"] for r in runs])),
             "tuning s": float(runs[0].get("tuning", 0.0)),
         }
+
+
+def beside_plain(runs, plain):
+    """What does not depend on the time: means over seeds."""
+    lost = accuracies(plain) - accuracies(runs)
+    return {
+        "seeds": len(runs),
+        "accuracy": float(accuracies(runs).mean()),
+        "of plain, points": float(-100 * lost.mean()),
+        "worst": float(-100 * lost.max()),
+        "steps": float(np.mean([r["steps"] for r in runs])),
+        "frozen": float(np.mean([r["frozen"] for r in runs])),
+    }
 
 
 def accuracies(runs):
