@@ -229,6 +229,7 @@ def test_auto_counts_updates_where_gradients_accumulate():
 def test_auto_inside_loss_scaling():
     auto = GradES("auto", verbose=0)
     expected = fit(auto)
+    assert all(50 + 10 < step < 100 for step in expected)
     scaled = GradES("auto", verbose=0)
 
     def wrapper(inner):
