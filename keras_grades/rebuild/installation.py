@@ -1,19 +1,20 @@
-"""GradES put on a model for one `fit()`, and taken off without a trace."""
+"""Puts GradES on a model for one `fit()`, and takes it off without a trace."""
 
 import functools
-import time
 
-from keras_grades import backend
-from keras_grades.backend import private
+from keras_grades.backend import backend
+from keras_grades.keras_internals import jax_state
+from keras_grades.keras_internals import saving
 from keras_grades.train_step import GradESMixin
+from keras_grades.train_step import optimizer_place
+from keras_grades.train_step import with_logs
 
-# What is put on the instance, before what its class has.
+# The attributes of the instance that hide those of its class meanwhile.
 INSTALLED = (
-    "_get_jax_state",
+    *jax_state.GUARDS,
     "_grades_installation",
     "compile",
     "fit",
-    "jax_state_sync",
     "make_train_function",
     "train_step",
 )
@@ -28,37 +29,39 @@ class Installation:
     Args:
         model: A compiled `keras.Model`.
         optimizer: The built `GradESOptimizer` around the model's optimizer.
-        after_step: Function called after each call of the train function,
-            with what it returned, and, if it was the first call, in which it
-            may have compiled, the time at which that began, else None.
+        after_call: Function called after each call of the train function,
+            with its output, and, if it was the first call, in which it may
+            have compiled, the time at which that began, else `None`.
+        clock: Function that returns the time in seconds.
     """
 
-    def __init__(self, model, optimizer, after_step):
+    def __init__(self, model, optimizer, after_call, clock):
         self.model = model
         self.optimizer = optimizer
-        self._after_step = after_step
-        self._place = private.optimizer_place(model)
+        self._after_call = after_call
+        self._clock = clock
+        self._place = optimizer_place(model)
         self._train_step = model.train_step
         self._train_function = model.train_function
         self._flipped = []
-        # The logs of a step that is not to be taken: the next one, if not None.
+        # If not `None`, the next step is not taken, and these are its logs.
         # `fit()` knows no other way to take none.
         self.idle_logs = None
 
     def put_on(self):
         """Installs; from here on, `take_off` undoes all of it."""
         model = self.model
-        # What the user has put there comes back.
+        # The user's own attributes come back.
         self._own = {n: vars(model)[n] for n in INSTALLED if n in vars(model)}
         model._grades_installation = self
         setattr(*self._place, self.optimizer)
-        self._saved_with = private.save_with(model, self.optimizer)
+        self._saved_with = saving.save_with(model, self.optimizer)
         if not model.optimizer.built:
-            # Loss scaling: what is saved of it can be loaded from now on.
+            # Loss scaling: a checkpoint of it can be loaded from now on.
             model.optimizer.build(model.trainable_variables)
-        self._undo_saving = private.save_inside(self._place[0], self.optimizer)
-        # `fit()` does not tell its callbacks when it is interrupted. So the
-        # next that is asked of the model finds it as it was.
+        self._undo_saving = saving.save_inside(self._place[0], self.optimizer)
+        # `fit()` does not tell its callbacks when it is interrupted. So its
+        # next call, or that of `compile()`, finds the model as it was.
         model.compile = self._after_take_off("compile")
         model.fit = self._after_take_off("fit")
         backend.guard_state(model, self.check_flags)
@@ -81,15 +84,13 @@ class Installation:
             return
         if not isinstance(model, GradESMixin):
             # A new function each time: compilers cache traces by function.
-            model.train_step = backend.with_frozen_ratio(
-                self._train_step, model
-            )
+            model.train_step = with_logs(self._train_step, model)
         type(model).make_train_function(model, force=True)
         model.train_function = self._reporting(model.train_function)
         self._trainable = _ids(model.trainable_variables)
 
     def _reporting(self, train_function):
-        """Calls `after_step(output, first_call_began)` after each call."""
+        """Calls `after_call(output, first_call_began)` after each call."""
         is_first_call = True
 
         def reporting_train_function(*args):
@@ -97,12 +98,12 @@ class Installation:
             if self.idle_logs is not None:
                 logs, self.idle_logs = self.idle_logs, None
                 return backend.no_step(logs, *args)
-            began = time.perf_counter() if is_first_call else None
+            began = self._clock() if is_first_call else None
             is_first_call = False
             output = None
             try:
                 output = train_function(*args)
-                self._after_step(output, began)
+                self._after_call(output, began)
             except BaseException as error:
                 backend.keep_state(self.model, args, output)
                 self.check_flags(error)
@@ -115,9 +116,10 @@ class Installation:
         """Raises if something else has changed what is trainable."""
         if _ids(self.model.trainable_variables) != self._trainable:
             raise ValueError(
-                "What is trainable in this model was changed during training, "
-                "by something else than GradES: a compiled train step cannot "
-                "follow. Set `trainable`, and add layers, before `fit()`."
+                "The `trainable` flags of this model, or its layers, were "
+                "changed during training by something else than GradES: a "
+                "compiled train step cannot follow. Set `trainable`, and add "
+                "layers, before `fit()`."
             ) from error
 
     def freeze(self, variables):
@@ -151,7 +153,7 @@ class Installation:
             setattr(model, name, value)
         if getattr(*self._place) is self.optimizer:
             setattr(*self._place, self.optimizer.inner_optimizer)
-            private.save_with(model, self._saved_with)
+            saving.save_with(model, self._saved_with)
         self._undo_saving()
         self.optimizer.widen()
         if restore_trainable:
@@ -163,8 +165,18 @@ class Installation:
 
 
 def find_installation(model):
-    """What an interrupted `fit()` has left on the model, or None."""
+    """The `Installation` on a model, or `None`."""
     return getattr(model, "_grades_installation", None)
+
+
+def unwrap(model):
+    """Takes off a `GradESOptimizer` for good: its state was taken over."""
+    place = optimizer_place(model)
+    inner = getattr(*place).inner_optimizer
+    setattr(*place, inner)
+    saving.save_with(model, inner)
+    # It may have traced the other optimizer.
+    model.train_function = None
 
 
 def _ids(variables):
