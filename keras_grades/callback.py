@@ -531,7 +531,6 @@ class GradES(keras.callbacks.Callback):
                 "backend": keras.backend.backend(),
             },
             timing=self._recompile.timing(),
-            thaws=None if self._thaws is None else self._thaws.tolist(),
         )
 
     def _trained(self) -> Trace:
