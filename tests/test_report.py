@@ -8,11 +8,11 @@ import types
 import numpy as np
 import pytest
 
-from keras_grades import report_plot
 from keras_grades.component import Component
 from keras_grades.report import FreezeReport
-from keras_grades.report import estimate_work_saved
-from keras_grades.report import to_grid
+from keras_grades.report import picture
+from keras_grades.report.grid import to_grid
+from keras_grades.report.work import estimate_work_saved
 
 NAN = float("nan")
 SETTINGS = {
@@ -21,7 +21,6 @@ SETTINGS = {
     "alpha": 0.5,
     "grace_steps": 2,
     "patience": 0,
-    "interval": 1,
     "max_frozen_ratio": 1.0,
     "recompile": "auto",
     "backend": "torch",
@@ -100,17 +99,6 @@ def test_work_saved_weighs_steps_by_parameters():
     # 10 * 3 + 30 * 4 + 20 * 5 + 40 * 5 = 450 of 100 * 5, or of 100 * 10.
     assert report().work_saved == pytest.approx(0.1)
     assert report().work_saved_of_schedule == pytest.approx(0.55)
-
-
-def test_says_how_often_something_was_released(width):
-    width(80)
-    one = report(thaws=[0, 2, 0, 1])
-    assert cells(one.summary(), "released again") == ["3", "times"]
-    assert one.to_dict()["thaws"] == [0, 2, 0, 1]
-    assert "released" not in report().summary()
-    assert report().to_dict()["thaws"] is None
-    with pytest.raises(ValueError, match="2 integers for 4 components"):
-        report(thaws=[0, 1])
 
 
 def test_the_step_at_which_it_froze_is_work_done():
@@ -404,7 +392,7 @@ def test_plot_of_the_statistics():
     left, _ = drawn(report().plot())
     assert left.get_yscale() == "log"
     assert left.get_xlabel() == "step"
-    assert left.get_ylabel() == "L1 norm of gradient"
+    assert left.get_ylabel() == "L1 norm of the gradient"
     assert legend(left) == ["query", "ffn_up", "ffn_down", "tau = 2"]
     assert words(left) == ["grace period", "stopped at step 5 of 10"]
     [grace] = left.patches
@@ -416,16 +404,24 @@ def test_plot_of_the_statistics():
 
 
 @pytest.mark.parametrize(
-    ("monitor", "norm", "name"),
+    ("settings", "name"),
     [
-        ("weight_change", "mean_l1", "mean L1 norm of change of weights"),
-        ("relative_change", "l1", "size of updates, of their mean so far"),
-        ("another", "l1", "statistic"),
+        (
+            {"monitor": "weight_change", "norm": "mean_l1"},
+            "mean L1 norm of the change of the weights",
+        ),
+        (
+            {"monitor": "relative_change", "norm": "l1"},
+            "size of the updates, relative to their mean so far",
+        ),
+        ({"monitor": "gradient"}, "norm of the gradient"),
+        # A class of the user's own.
+        ({"monitor": "SignalToNoise", "norm": "l1"}, "SignalToNoise"),
+        ({}, "statistic"),
     ],
 )
-def test_name_of_the_statistic(monitor, norm, name):
-    settings = {"monitor": monitor, "norm": norm}
-    assert report_plot.statistic_name(settings) == name
+def test_name_of_the_statistic(settings, name):
+    assert picture.statistic_name(settings) == name
 
 
 def test_plot_of_the_freeze_steps():
@@ -561,22 +557,17 @@ def test_the_band_shows_what_fell_below_tau():
 
 
 def test_summarize_takes_medians_and_keeps_the_extremes():
-    from keras_grades.report_plot import summarize
-
     statistic = np.array(
         [[1, 10, NAN], [3, 20, NAN], [2, 90, NAN], [NAN, 7, float("inf")]]
     )
-    actual = summarize(np.array([2, 4, 6, 8]), statistic, max_points=2)
+    actual = picture.summarize(np.array([2, 4, 6, 8]), statistic, max_points=2)
     # Medians of steps 2 and 4: 2 and 15; of steps 6 and 8: 2 and 48.5.
     np.testing.assert_allclose(actual, [[4, 8.5, 1, 20], [8, 25.25, 2, 90]])
 
 
 def test_long_runs_become_few_points():
-    from keras_grades.report_plot import MAX_POINTS
-    from keras_grades.report_plot import summarize
-
-    points = summarize(np.arange(1, 1002), np.ones((1001, 2)))
-    assert len(points) <= MAX_POINTS
+    points = picture.summarize(np.arange(1, 1002), np.ones((1001, 2)))
+    assert len(points) <= picture.MAX_POINTS
     assert points[-1, 0] == 1001
 
 
@@ -594,7 +585,7 @@ def test_without_the_package_the_error_says_what_to_install(
         getattr(report(), method)()
 
 
-def test_the_module_imports_neither_rich_nor_matplotlib():
+def test_the_package_imports_neither_rich_nor_matplotlib():
     # Keras itself imports rich, so that is forgotten first.
     code = """
 import sys, keras

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter
 from matplotlib.ticker import MaxNLocator
 
 from keras_grades.component import ROLES
-from keras_grades.report import to_grid
+from keras_grades.report.grid import to_grid
 
 # The seven roles that meet in one model have Okabe and Ito's colours, which
 # colour-blind readers can tell apart, less the yellow, hard to see on white.
@@ -45,6 +45,13 @@ MAX_POINTS = 100
 MAX_TAU_LINES = 4
 MAX_BLOCK_LABELS = 90
 
+# What the norm is of, and which norm.
+_MONITORS = {
+    "gradient": "the gradient",
+    "gradient_change": "the change of the gradient",
+    "weight_change": "the change of the weights",
+}
+_NORMS = {"l1": "L1 norm", "mean_l1": "mean L1 norm", "l2": "L2 norm"}
 # How the rows of the heat map are labelled.
 _TOWER = {"weight": "bold"}
 _BLOCK = {"color": "black"}
@@ -94,18 +101,13 @@ def draw_statistics(axes, report):
 
 
 def statistic_name(settings):
-    """The label of the y axis."""
-    what = {
-        "gradient": "gradient",
-        "gradient_change": "change of gradient",
-        "weight_change": "change of weights",
-    }
-    if settings.get("monitor") == "relative_change":
-        return "size of updates, of their mean so far"
-    norm = {"l1": "L1 norm", "mean_l1": "mean L1 norm", "l2": "L2 norm"}
-    if settings.get("monitor") not in what or settings.get("norm") not in norm:
-        return "statistic"
-    return f"{norm[settings['norm']]} of {what[settings['monitor']]}"
+    """The label of the y axis; a monitor of your own is called by its name."""
+    monitor, norm = settings.get("monitor"), settings.get("norm")
+    if monitor == "relative_change":
+        return "size of the updates, relative to their mean so far"
+    if monitor not in _MONITORS:
+        return monitor or "statistic"
+    return f"{_NORMS.get(norm, 'norm')} of {_MONITORS[monitor]}"
 
 
 def summarize(step, statistic, max_points=MAX_POINTS):

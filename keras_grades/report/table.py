@@ -4,8 +4,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from keras_grades.report import parameters
-from keras_grades.report import to_grid
+from keras_grades.report.grid import to_grid
+from keras_grades.report.work import parameters
 
 STILL_TRAINED = "–"
 
@@ -80,8 +80,6 @@ def totals(report):
         ("weight-gradient work saved", _saved(report)),
         ("stopped", _stopped(report)),
     ]
-    if report.thaws is not None:
-        lines.append(("released again", f"{sum(report.thaws):,} times"))
     timing = report.timing or {}
     for name in ("estimated", "measured"):
         seconds = timing.get(f"seconds_saved_{name}")

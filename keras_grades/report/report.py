@@ -6,17 +6,16 @@ import importlib
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
-from typing import NamedTuple
 
 import numpy as np
 
-from keras_grades.component import ROLES
 from keras_grades.component import Component
+from keras_grades.report.work import estimate_work_saved
+from keras_grades.report.work import parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,12 +56,9 @@ class FreezeReport:
             `"step_seconds_before"` and `"step_seconds_after"`;
             `"seconds_saved_estimated"` and `"seconds_saved_measured"`.
             Defaults to `None`.
-        thaws: Sequence of n integers, how often each component was released
-            after it froze, or `None` if that was not asked for. Defaults to
-            `None`.
 
     Raises:
-        ValueError: If `tau`, `thaws` or `trace` does not fit the components.
+        ValueError: If `tau` or `trace` does not fit the components.
     """
 
     def __init__(
@@ -76,7 +72,6 @@ class FreezeReport:
         stopped_step: int | None = None,
         settings: Mapping[str, Any] | None = None,
         timing: Mapping[str, Any] | None = None,
-        thaws: Sequence[int] | None = None,
     ) -> None:
         self.components = [dataclasses.replace(c) for c in components]
         self.tau = [float(t) for t in tau]
@@ -89,7 +84,6 @@ class FreezeReport:
         self.stopped_step = stopped_step
         self.settings = copy.deepcopy(settings or {})
         self.timing = copy.deepcopy(timing)
-        self.thaws = None if thaws is None else [int(t) for t in thaws]
         self._check_shapes()
 
     def _check_shapes(self):
@@ -98,11 +92,6 @@ class FreezeReport:
             raise ValueError(
                 "`tau` must have one float for each component. Received: "
                 f"{len(self.tau)} floats for {n} components."
-            )
-        if self.thaws is not None and len(self.thaws) != n:
-            raise ValueError(
-                "`thaws` must have one integer for each component. Received: "
-                f"{len(self.thaws)} integers for {n} components."
             )
         expected = (len(self.trace["step"]), n)
         actual = self.trace["statistic"].shape
@@ -165,7 +154,6 @@ class FreezeReport:
                 ],
                 "trace": self.trace,
                 "timing": self.timing,
-                "thaws": self.thaws,
             }
         )
 
@@ -192,7 +180,7 @@ class FreezeReport:
             ImportError: If rich is not installed.
         """
         _require("rich", "summary")
-        from keras_grades.report_table import render
+        from keras_grades.report.table import render
 
         return render(self)
 
@@ -216,170 +204,12 @@ class FreezeReport:
             ImportError: If matplotlib is not installed.
         """
         _require("matplotlib", "plot")
-        from keras_grades.report_plot import draw
+        from keras_grades.report.picture import draw
 
         figure = draw(self)
         if path is not None:
             figure.savefig(path)
         return figure
-
-
-def parameters(components):
-    """The number of parameters of some components."""
-    return sum(c.size for c in components)
-
-
-def estimate_work_saved(components, steps, total_steps=None):
-    """Estimates the share of weight-gradient work that freezing makes needless.
-
-    The weight gradient of a dense matrix costs operations in proportion to
-    its parameters times the tokens it sees. Here the tokens are taken to be
-    as many for every component at every step, so that the work of one
-    component at one step is its number of parameters. That is rough where
-    they differ: between the towers of a model, or for stacks of experts, each
-    of which sees some of the tokens only.
-
-    A component does its work up to and including the step `frozen_at`. The
-    share is that of all components at all steps, so the work of the forward
-    pass, of the gradients of activations and of what is not a component does
-    not count on either side.
-
-    It is what would be saved if each component left the train step as soon as
-    it froze, hence an upper bound: until the train step is rebuilt
-    (`GradES(recompile=...)`) the gradient of a frozen component is still
-    computed, and thrown away.
-
-    Args:
-        components: Sequence of `Component`.
-        steps: Integer, the steps run.
-        total_steps: Integer, the steps planned. Those that were not run count
-            as saved. `None` compares with the steps run. Defaults to `None`.
-
-    Returns:
-        Float in [0, 1].
-    """
-    done = sum(c.size * _steps_trained(c, steps) for c in components)
-    full = parameters(components) * max(steps, total_steps or 0)
-    return 1 - done / full if full else 0.0
-
-
-def _steps_trained(component, steps):
-    if component.frozen_at is None:
-        return steps
-    return min(component.frozen_at, steps)
-
-
-class Row(NamedTuple):
-    """A line of the grid.
-
-    Attributes:
-        label: String, the block; or, if a block needs several lines, what
-            tells a further one from the first.
-        cells: Dict from role to `Component`.
-        block: List of all `Component` of the block; empty on further lines.
-    """
-
-    label: str
-    cells: dict[str, Component]
-    block: list[Component]
-
-
-class Tower(NamedTuple):
-    """The blocks that make up one part of the model.
-
-    Attributes:
-        title: String, may be empty if there is only one.
-        roles: List of the roles that occur.
-        rows: List of `Row`.
-    """
-
-    title: str
-    roles: list[str]
-    rows: list[Row]
-
-
-def to_grid(components):
-    """Arranges components by tower, block and role.
-
-    Blocks belong to one tower if their paths agree, numbers aside, in the
-    first part in which not all paths agree.
-
-    Args:
-        components: Sequence of `Component`.
-
-    Returns:
-        List of `Tower`.
-    """
-    blocks = _group(components, lambda c: c.block)
-    shared = _common_parents(blocks)
-    kinds = _group(blocks, lambda b: _without_number(b.split("/")[len(shared)]))
-    towers = []
-    for kind, paths in kinds.items():
-        parents = _common_parents(paths)
-        rows = []
-        for path in paths:
-            label = "/".join(path.split("/")[len(parents) :])
-            rows += _rows(label, path, blocks[path])
-        used = {c.role for path in paths for c in blocks[path]}
-        roles = [role for role in ROLES if role in used]
-        if parents == shared and len(kinds) > 1:
-            parents = [*shared, kind]
-        towers.append(Tower("/".join(parents), roles, rows))
-    return towers
-
-
-def _rows(label, path, block):
-    """The lines of a block: more than one if a role occurs more than once.
-
-    A module stays on one line. The first line takes each that still fits, a
-    further one is for a single module: a cross-attention, a second
-    feed-forward network.
-    """
-    modules = _group(block, lambda c: c.name.rpartition("/")[0])
-    first, others = {}, []
-    for module in modules.values():
-        for cells in _without_repeats(module):
-            if first.keys() & cells.keys():
-                others.append(Row(_distinction(cells, path), cells, []))
-            else:
-                first.update(cells)
-    return [Row(label, first, block), *others]
-
-
-def _without_repeats(module):
-    """Splits a module into dicts from role to component."""
-    lines = []
-    for component in module:
-        free = (line for line in lines if component.role not in line)
-        line = next(free, None)
-        if line is None:
-            lines.append(line := {})
-        line[component.role] = component
-    return lines
-
-
-def _distinction(cells, path):
-    """What a further line shows: a module, or, if that is the block, layers."""
-    names = [c.name.removeprefix(f"{path}/") for c in cells.values()]
-    return ", ".join(_group(names, lambda n: n.rpartition("/")[0] or n))
-
-
-def _group(items, key):
-    """Dict from key to the list of its items, in order of appearance."""
-    groups = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
-
-
-def _common_parents(paths):
-    # Works on lists of parts just as on strings.
-    return os.path.commonprefix([p.split("/")[:-1] for p in paths])
-
-
-def _without_number(name):
-    """`"decoder_layer_3"` -> `"decoder_layer"`."""
-    return re.sub(r"_\d+(?=_|$)|\d+$", "", name)
 
 
 def _jsonable(value):
