@@ -53,14 +53,14 @@ class Monitor:
             return {"mean": keras_grades.monitors.StateSpec(None)}
 
         def before(self, state, gradients, variables):
-            pairs = zip(state["mean"], gradients)
             return [
                 tuple(0.9 * m + 0.1 * g for m, g in zip(*pair))
-                for pair in pairs
+                for pair in zip(state["mean"], gradients)
             ]
 
         def after(self, state, carry, variables):
-            norms = [keras.ops.norm(m[0]) if m else 0.0 for m in carry]
+            kernels = [keras.ops.ravel(m[0]) if m else [0.0] for m in carry]
+            norms = [keras.ops.norm(kernel) for kernel in kernels]
             return keras.ops.stack(norms), {"mean": carry}
 
     callback = keras_grades.GradES(tau=0.01, monitor=MeanGradient())
