@@ -67,44 +67,44 @@ class GradES(keras.callbacks.Callback):
     those that remain.
 
     Args:
-        tau: The threshold below which the statistic of a component that has
-            converged lies: a positive float, or a dict from a regular
+        tau: Threshold: a component has converged when its statistic stays
+            below. `"auto"`, a positive float, or a dict from a regular
             expression on component names (`re.search`, first match wins) to
             a float; a component that no expression matches is not tracked.
-            Or `"auto"`, which needs no tuning: a component has converged when
-            its updates have shrunk to half of what they were so far. With a
-            constant learning rate they may not, and then nothing freezes. It
-            stands for `tau=0.5, monitor="relative_change", patience=9,
-            alpha=0`. With a tau of your own, `alpha`, `monitor` and
-            `patience` have other defaults. Defaults to `"auto"`.
-        alpha: The grace period, in which nothing freezes: a float in [0, 1),
-            a share of the planned steps, or an integer, a number of steps.
+            `"auto"` needs no tuning: updates must have shrunk to half of what
+            they were so far. With a constant learning rate they may not, and
+            then nothing freezes. It stands for `tau=0.5,
+            monitor="relative_change", patience=9, alpha=0`. With a tau of
+            your own, `alpha`, `monitor` and `patience` have other defaults.
+            Defaults to `"auto"`.
+        alpha: Grace period, in which nothing freezes: a float in [0, 1), a
+            share of the planned steps, or an integer, a number of steps.
             Defaults to `0`, with a tau of your own to `0.5`.
-        monitor: The statistic that is measured. `"gradient"`: the norm of the
-            gradient; `"gradient_change"`: that of its change since the last
-            step, at the cost of a copy of the gradients of all components
-            that are not yet structurally frozen; `"weight_change"`: that of
-            the update; `"relative_change"`: recent updates (the last 20, or
-            a tenth of all) as a share of all so far, in geometric means, of
-            some 1000 entries of each matrix; it has no scale and no norm. Or
-            an instance of your own subclass of
-            `keras_grades.monitors.Monitor`. All but `"relative_change"` need
-            a tau of your own. Defaults to `"relative_change"`, with a tau of
-            your own to `"gradient"`.
-        norm: The norm of a matrix: `"l1"`, the sum of absolute values,
+        monitor: Statistic: `"gradient"`, `"gradient_change"`,
+            `"weight_change"`, `"relative_change"`, or an instance of your own
+            subclass of `keras_grades.monitors.Monitor`. `"gradient"` is the
+            norm of the gradient; `"gradient_change"` that of its change since
+            the last step, at the cost of a copy of the gradients of all
+            components that are not yet structurally frozen; `"weight_change"`
+            that of the update. `"relative_change"` compares recent updates
+            (the last 20, or a tenth of all) with all so far, in geometric
+            means, of some 1000 entries of each matrix; it has no scale and no
+            norm. All others need a tau of your own. Defaults to
+            `"relative_change"`, with a tau of your own to `"gradient"`.
+        norm: Norm of a matrix: `"l1"`, the sum of absolute values,
             `"mean_l1"`, their mean, so that one tau fits matrices of every
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.
         patience: Integer, how many more steps in a row the statistic must be
             below `tau`. Defaults to `9`, with a tau of your own to `0`.
-        cooldown: How long a component is annealed before it is frozen: an
+        cooldown: Length of the annealing before a component freezes: an
             integer, a number of steps, or a float, a multiple of the step at
             which it has converged. From there on its updates are scaled by a
             factor that falls linearly to 0; those of all that is not
             tracked, by the mean of the components' factors. From the first
             convergence on, each step copies all trainable variables on
             TensorFlow and PyTorch. Refused with `use_ema`, constraints and
-            float8. Defaults to `0`: it freezes at once.
-        components: The components to track: `None` for all that
+            float8. With 0 a component freezes at once. Defaults to `0`.
+        components: Components to track: `None` for all that
             `find_components` finds, a regular expression on names, a list of
             layers or variables, or a function `Component -> bool`. Defaults
             to `None`.
@@ -113,15 +113,15 @@ class GradES(keras.callbacks.Callback):
             planned steps, or 8, if that is less. Defaults to `1.0`.
         recompile: When to rebuild the train step without what is frozen:
             `"always"`, `"never"`, an integer, the number of newly frozen
-            components at which to rebuild, or `"auto"`: when the time that
-            it will save exceeds its cost, both measured in this run. In
-            eager PyTorch a rebuild costs nothing, and happens at once.
-            Defaults to `"auto"`.
+            components at which to rebuild, or `"auto"`, when that saves more
+            time than it costs. Both are measured in this run. In eager
+            PyTorch a rebuild costs nothing, and happens at once. Defaults to
+            `"auto"`.
         truncate_backward: Boolean, whether to freeze also what else lies
             below the lowest block still training (norms, biases, and
-            embeddings that are not tied to the output) once all components
-            there are frozen, so that the backward pass ends above it.
-            Defaults to `False`.
+            embeddings that are not tied to the output), so that the backward
+            pass ends above it. It happens once all components there are
+            frozen. Defaults to `False`.
         restore_trainable: Boolean, whether the `trainable` flags are set back
             at the end. If not, compile the model again before you train on.
             Defaults to `True`.
