@@ -191,6 +191,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             trainable_variables: List of `keras.Variable`. Defaults to those
                 that the optimizer was built with.
         """
+        grads = list(grads)
         variables = self._variables_to_train(trainable_variables)
         gradients, tracked = self._groups.split(grads, variables)
         # Before the update, which counts the batches that it accumulates.
@@ -199,7 +200,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
 
         carry = self._measure_before(state, gradients, tracked)
         held, grads = masking.hold(
-            list(grads),
+            grads,
             variables,
             self._groups,
             frozen=self._groups.frozen(state["frozen_at"] > 0),
