@@ -252,19 +252,23 @@ class GradES(keras.callbacks.Callback):
                 sum(math.prod(v.shape) for v in model.trainable_variables),
             ),
             clock=self.clock,
+            restore_trainable=self.restore_trainable,
             say=self._say,
         )
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._run.installation.check_is_on()
         if not self._run.has_begun:
             self._run.begin(epoch)
         # No step was taken between epochs.
         self._run.skip_time()
 
     def on_train_batch_begin(self, batch, logs=None):
+        self._run.installation.check_is_on()
         self._run.rebuild_if_due()
 
     def on_epoch_end(self, epoch, logs=None):
+        self._run.installation.check_is_on()
         self._run.installation.check_flags()
         self._run.look()
 
@@ -286,11 +290,8 @@ class GradES(keras.callbacks.Callback):
         self._run.say_where_it_ends()
 
     def _is_training(self):
-        return (
-            self._run is not None
-            and self._run.has_begun
-            and find_installation(self.model) is self._run.installation
-        )
+        run = self._run
+        return run is not None and run.has_begun and run.installation.is_on
 
     def restore(self) -> None:
         """Gives the model its own optimizer, `train_step` and flags back.
@@ -300,7 +301,7 @@ class GradES(keras.callbacks.Callback):
         manager, to have it done at once.
         """
         if self._run is not None:
-            self._run.installation.take_off(self.restore_trainable)
+            self._run.installation.take_off()
 
     def __enter__(self) -> Self:
         return self

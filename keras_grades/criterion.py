@@ -13,6 +13,10 @@ from keras import ops
 from keras_grades.monitors.base import StateSpec
 
 
+# More steps than any run has.
+NEVER = np.iinfo("int32").max
+
+
 class Criterion:
     """Says at which step each of n components has converged."""
 
@@ -118,10 +122,11 @@ class Prescribed(Criterion):
         return {"converged_at": StateSpec((n,), "int32")}
 
     def update(self, state, statistic, step, tau):
-        due = np.array(self.steps, "int32")
+        # 0 is never.
+        due = np.array([s or NEVER for s in self.steps], "int32")
         converged_at = state["converged_at"]
         converges = ops.logical_and(
-            ops.logical_and(due > 0, due <= step), ops.equal(converged_at, 0)
+            ops.less_equal(due, step), ops.equal(converged_at, 0)
         )
         return {"converged_at": ops.where(converges, step, converged_at)}
 

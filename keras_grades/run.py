@@ -53,6 +53,7 @@ class Run:
         rebuilds: `Rebuilds`, which decides when to rebuild.
         work: `StepWork` of the model.
         clock: Function that returns the time in seconds.
+        restore_trainable: Boolean, whether flags are set back at the end.
         say: Function that prints a message for a level of verbosity.
 
     Attributes:
@@ -74,6 +75,7 @@ class Run:
         rebuilds,
         work,
         clock,
+        restore_trainable,
         say,
     ):
         self.components = list(optimizer.components)
@@ -83,7 +85,7 @@ class Run:
         self.rebuilds = rebuilds
         self.optimizer = optimizer
         self.installation = Installation(
-            model, optimizer, self._after_call, clock
+            model, optimizer, self._after_call, clock, restore_trainable
         )
         self._model = model
         self._plan = plan

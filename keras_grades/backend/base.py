@@ -103,6 +103,10 @@ class Backend:
         """
         del model, arguments, output
 
+    def is_end_of_data(self, error):
+        """Whether an error says no more than that an iterator has ended."""
+        return isinstance(error, StopIteration)
+
     def no_step(self, logs, *arguments):
         """What a train function returns that has done nothing."""
         del arguments

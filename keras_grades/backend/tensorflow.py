@@ -21,6 +21,9 @@ class TensorFlowBackend(Backend):
             return values
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
+    def is_end_of_data(self, error):
+        return isinstance(error, (StopIteration, tf.errors.OutOfRangeError))
+
     def check(self, model):
         """Refuses several replicas, of which the optimizer would see one."""
         replicas = model.distribute_strategy.num_replicas_in_sync

@@ -10,7 +10,8 @@ def save_with(model, optimizer):
         What it would have written, to put it back with this function.
     """
     config = model._compile_config.config
-    replaced = config["optimizer"]
+    # Keras's HDF5 writer takes it out.
+    replaced = config.get("optimizer")
     # Loss scaling stays, and has the optimizer in it.
     if not isinstance(replaced, keras.optimizers.LossScaleOptimizer):
         config["optimizer"] = optimizer

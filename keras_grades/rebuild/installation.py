@@ -1,5 +1,6 @@
 """Puts GradES on a model for one `fit()`, and takes it off without a trace."""
 
+import contextlib
 import functools
 
 from keras_grades.backend import backend
@@ -33,40 +34,96 @@ class Installation:
             with its output, and, if it was the first call, in which it may
             have compiled, the time at which that began, else `None`.
         clock: Function that returns the time in seconds.
+        restore_trainable: Boolean, whether flags are set back at the end.
     """
 
-    def __init__(self, model, optimizer, after_call, clock):
+    def __init__(self, model, optimizer, after_call, clock, restore_trainable):
         self.model = model
         self.optimizer = optimizer
         self._after_call = after_call
         self._clock = clock
+        self._restore_trainable = restore_trainable
         self._place = optimizer_place(model)
         self._train_step = model.train_step
         self._train_function = model.train_function
         self._flipped = []
+        # What undoes it, the last change first.
+        self._undo = contextlib.ExitStack()
         # If not `None`, the next step is not taken, and these are its logs.
         # `fit()` knows no other way to take none.
         self.idle_logs = None
 
+    @property
+    def is_on(self):
+        """Whether the model still has all that was put on it."""
+        return (
+            find_installation(self.model) is self
+            and getattr(*self._place) is self.optimizer
+        )
+
     def put_on(self):
-        """Installs; from here on, `take_off` undoes all of it."""
-        model = self.model
-        # The user's own attributes come back.
-        self._own = {n: vars(model)[n] for n in INSTALLED if n in vars(model)}
+        """Installs all of it, or nothing if that fails."""
+        try:
+            self._put_on()
+        except BaseException:
+            self.take_off()
+            raise
+
+    def _put_on(self):
+        model, undo = self.model, self._undo
+        undo.callback(self._restore_train_function)
+        undo.callback(self._restore_flags)
+        undo.callback(self.optimizer.widen)
+        undo.callback(self._restore_attributes, self._own_attributes())
         model._grades_installation = self
+        inner = self.optimizer.inner_optimizer
         setattr(*self._place, self.optimizer)
-        self._saved_with = saving.save_with(model, self.optimizer)
+        saved_with = saving.save_with(model, self.optimizer)
+        undo.callback(self._restore_optimizer, inner, saved_with)
         if not model.optimizer.built:
             # Loss scaling: a checkpoint of it can be loaded from now on.
             model.optimizer.build(model.trainable_variables)
-        self._undo_saving = saving.save_inside(self._place[0], self.optimizer)
+        undo.callback(saving.save_inside(self._place[0], self.optimizer))
         # `fit()` does not tell its callbacks when it is interrupted. So its
         # next call, or that of `compile()`, finds the model as it was.
         model.compile = self._after_take_off("compile")
         model.fit = self._after_take_off("fit")
         backend.guard_state(model, self.check_flags)
+        undo.callback(backend.sync, model)
         model.make_train_function = self._make_train_function
         model.make_train_function(force=True)
+
+    def _own_attributes(self):
+        """The user's own attributes, which come back."""
+        attributes = vars(self.model)
+        return {n: attributes[n] for n in INSTALLED if n in attributes}
+
+    def _restore_attributes(self, own):
+        for name in INSTALLED:
+            if name in vars(self.model):
+                delattr(self.model, name)
+        for name, value in own.items():
+            setattr(self.model, name, value)
+
+    def _restore_optimizer(self, inner, saved_with):
+        # Another optimizer may have been put there meanwhile.
+        if getattr(*self._place) is self.optimizer:
+            setattr(*self._place, inner)
+            saving.save_with(self.model, saved_with)
+
+    def _restore_flags(self):
+        if self._restore_trainable:
+            for variable in self._flipped:
+                variable.trainable = True
+
+    def _restore_train_function(self):
+        # With other flags, the function of an earlier `fit()` does not fit.
+        unchanged = self._restore_trainable or not self._flipped
+        self.model.train_function = self._train_function if unchanged else None
+
+    def take_off(self):
+        """Gives the model back, with its optimizer, `train_step` and flags."""
+        self._undo.close()
 
     def _after_take_off(self, method):
         model = self.model
@@ -105,12 +162,30 @@ class Installation:
                 output = train_function(*args)
                 self._after_call(output, began)
             except BaseException as error:
-                backend.keep_state(self.model, args, output)
-                self.check_flags(error)
+                self._leave(error, args, output)
                 raise
             return output
 
         return reporting_train_function
+
+    def _leave(self, error, arguments, output):
+        """Saves the weights, and takes off, unless only the data has ended."""
+        backend.keep_state(self.model, arguments, output)
+        try:
+            self.check_flags(error)
+        finally:
+            if not backend.is_end_of_data(error):
+                self.take_off()
+
+    def check_is_on(self):
+        """Raises if GradES has fallen off the model during training."""
+        if not self.is_on:
+            raise ValueError(
+                "GradES is not on this model any more: during its training it "
+                "was compiled again, trained by another `fit()`, or given "
+                "another optimizer. Do that before or after `fit()`. "
+                f"Received: the optimizer {getattr(*self._place)!r}"
+            )
 
     def check_flags(self, error=None):
         """Raises if something else has changed what is trainable."""
@@ -139,29 +214,6 @@ class Installation:
             self.optimizer.narrow(self.model.trainable_variables)
             raise
         self._flipped += variables
-
-    def take_off(self, restore_trainable=True):
-        """Gives the model back, with its optimizer, `train_step` and flags."""
-        model = self.model
-        if getattr(model, "_grades_installation", None) is not self:
-            return
-        backend.sync(model)
-        for name in INSTALLED:
-            if name in vars(model):
-                delattr(model, name)
-        for name, value in self._own.items():
-            setattr(model, name, value)
-        if getattr(*self._place) is self.optimizer:
-            setattr(*self._place, self.optimizer.inner_optimizer)
-            saving.save_with(model, self._saved_with)
-        self._undo_saving()
-        self.optimizer.widen()
-        if restore_trainable:
-            for variable in self._flipped:
-                variable.trainable = True
-        # With other flags, the function of an earlier `fit()` does not fit.
-        unchanged = restore_trainable or not self._flipped
-        model.train_function = self._train_function if unchanged else None
 
 
 def find_installation(model):
