@@ -12,7 +12,6 @@ from keras import ops
 
 from keras_grades.monitors.base import StateSpec
 
-
 # More steps than any run has.
 NEVER = np.iinfo("int32").max
 

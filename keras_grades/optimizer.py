@@ -16,8 +16,10 @@ from keras_grades.component import Component
 from keras_grades.component import Followers
 from keras_grades.groups import Groups
 from keras_grades.keras_internals import optimizers
+from keras_grades.monitors import UNDEFINED
+from keras_grades.monitors import StateSpec
 from keras_grades.monitors import try_out
-from keras_grades.monitors.base import StateSpec
+from keras_grades.monitors.sample import has_gradient
 from keras_grades.policy import FreezePolicy
 from keras_grades.state import State
 
@@ -178,7 +180,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         if not isinstance(self.policy.monitor, str):
             taken = {*own, *checkpoint.NAMES}
             try_out(self._monitor, declared, taken, self.components)
-        self._of_monitor = tuple(declared)
+        self._declared = tuple(declared)
         self._state = State(
             {**own, **declared}, self.components, self.add_variable
         )
@@ -193,10 +195,10 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         """
         grads = list(grads)
         variables = self._variables_to_train(trainable_variables)
-        gradients, tracked = self._groups.split(grads, variables)
+        gradients, tracked = self._tracked(grads, variables)
         # Before the update, which counts the batches that it accumulates.
         is_update = optimizers.is_update_step(self.inner_optimizer)
-        state = self._state.tensors(tracked)
+        state = {**self._state.tensors(tracked), "step": self._this_step()}
 
         carry = self._measure_before(state, gradients, tracked)
         held, grads = masking.hold(
@@ -212,8 +214,10 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             # Frozen ones are measured, too, so before they are put back.
             statistic, measured = self._measure_after(state, carry, tracked)
             masking.put_back(held)
-            decided = self._decide(state, statistic, tracked)
-            self._state.assign(measured | decided, tracked, is_update)
+            new = self._decide(
+                state, statistic, measured, has_gradient(gradients)
+            )
+            self._state.assign(new, tracked, is_update)
             self._keep_averages(held)
         self._count_step(is_update)
 
@@ -229,48 +233,60 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             self.build(variables)
         return variables
 
-    def _measure_before(self, state, gradients, tracked):
-        """What the monitor hands on to `_measure_after`."""
-        if not any(tracked):
-            return None
+    def _tracked(self, gradients, variables):
+        """Gradients and variables by component; what has no gradient is out."""
+        gradients, tracked = self._groups.split(gradients, variables)
         # Unscaled, and averaged over accumulated batches.
-        used = [
+        gradients = [
             tuple(optimizers.inner_gradients(self.inner_optimizer, g, v))
             for g, v in zip(gradients, tracked)
         ]
-        own = {name: state[name] for name in self._of_monitor}
-        return self._monitor.before(own, used, tracked)
+        return gradients, tracked
+
+    def _measure_before(self, state, gradients, tracked):
+        """What the monitor hands on to `_measure_after`."""
+        if any(tracked):
+            own = self._of_monitor(state)
+            return self._monitor.before(own, gradients, tracked)
+        return None
 
     def _measure_after(self, state, carry, tracked):
-        """The statistic, NaN where nothing was measured, and new state."""
+        """The statistic, and the new state of the monitor."""
         if not any(tracked):
-            return np.full(len(tracked), np.nan, "float32"), {}
-        own = {name: state[name] for name in self._of_monitor}
-        statistic, own = self._monitor.after(own, carry, tracked)
-        is_measured = np.array([len(group) > 0 for group in tracked])
-        is_measured = ops.convert_to_tensor(is_measured)
-        return ops.where(is_measured, statistic, np.float32("nan")), own
+            return np.full(len(tracked), UNDEFINED, "float32"), {}
+        own = self._of_monitor(state)
+        statistic, new = self._monitor.after(own, carry, tracked)
+        return statistic, {name: new[name] for name in self._declared}
+
+    def _of_monitor(self, state):
+        return {name: state[name] for name in ("step", *self._declared)}
 
     def _share(self, state):
         """The share of its update that each group takes, `None` if all."""
-        share = self._action.share(state, self._this_step())
+        share = self._action.share(state, state["step"])
         return None if share is None else self._groups.share(share)
 
-    def _decide(self, state, statistic, tracked):
+    def _decide(self, state, statistic, of_monitor, has_gradient):
         """What has converged, and what freezes: the new state."""
-        step, frozen_at = self._this_step(), state["frozen_at"]
+        step, frozen_at = state["step"], state["frozen_at"]
+        is_measured = ops.logical_and(
+            has_gradient, ops.not_equal(statistic, UNDEFINED)
+        )
         new = self._criterion.update(
             state, statistic, step, ops.convert_to_tensor(self.tau)
         )
+        new = _where(is_measured, new, state)
         is_active = ops.equal(frozen_at, 0)
         freezes = ops.logical_and(
             is_active, self._action.is_at_rest(new["converged_at"], step)
         )
-        recorded = ops.where(is_active, statistic, np.float32("nan"))
+        is_recorded = ops.logical_and(is_active, is_measured)
+        recorded = ops.where(is_recorded, statistic, UNDEFINED)
         return {
+            **_where(has_gradient, of_monitor, state),
             **new,
             "frozen_at": ops.where(freezes, step, frozen_at),
-            "statistic": ops.where(is_active, statistic, state["statistic"]),
+            "statistic": ops.where(is_recorded, statistic, state["statistic"]),
             "trace": trace.with_row(state["trace"], step, recorded),
         }
 
@@ -475,6 +491,28 @@ class GradESOptimizer(keras.optimizers.Optimizer):
                 "`optimizer.build(model.trainable_variables)` first."
             )
         return [self._place[id(v)] for v in variables]
+
+
+def _where(condition, new, old):
+    """New state for the components of which a condition holds.
+
+    Args:
+        condition: Boolean tensor of shape `(n,)`.
+        new: Dict of tensors. Those that do not have one entry a component,
+            and lists, are new as they are.
+        old: Dict of tensors.
+    """
+    return {
+        name: ops.where(_like(condition, value), value, old[name])
+        if getattr(value, "shape", ())[:1] == condition.shape
+        else value
+        for name, value in new.items()
+    }
+
+
+def _like(condition, value):
+    rank = len(value.shape)
+    return ops.reshape(condition, (-1, *[1] * (rank - 1)))
 
 
 def _bind(group, variables):

@@ -7,6 +7,8 @@ have all of them and look at few steps only.
 import numpy as np
 from keras import ops
 
+from keras_grades.monitors.base import UNDEFINED
+
 # Rows of the buffer: the host looks at least this often.
 ROWS = 64
 
@@ -52,7 +54,8 @@ class Trace:
         first = max(self.step + 1, step - ROWS + 1)
         for t in range(first, step + 1):
             self._steps.append(t)
-            self._rows.append(np.array(buffer[row_of(t)]))
+            row = np.array(buffer[row_of(t)])
+            self._rows.append(np.where(row == UNDEFINED, np.nan, row))
         self.step = step
 
     def as_dict(self):

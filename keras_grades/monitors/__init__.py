@@ -1,5 +1,6 @@
 """What is measured at each step: by name, or a `Monitor` of your own."""
 
+from keras_grades.monitors.base import UNDEFINED
 from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
 from keras_grades.monitors.gradient import Gradient
@@ -9,7 +10,15 @@ from keras_grades.monitors.relative_change import RelativeChange
 from keras_grades.monitors.trial import try_out
 from keras_grades.monitors.weight_change import WeightChange
 
-__all__ = ["MONITORS", "NORMS", "Monitor", "StateSpec", "get", "try_out"]
+__all__ = [
+    "MONITORS",
+    "NORMS",
+    "UNDEFINED",
+    "Monitor",
+    "StateSpec",
+    "get",
+    "try_out",
+]
 
 # How each is made, for a norm. `"relative_change"` has no scale, and no norm.
 MONITORS = {

@@ -13,6 +13,10 @@ from keras_grades.component import Component
 Carry = Any
 State = dict[str, Any]
 
+# The statistic where there is none yet. It is below every threshold, but the
+# optimizer leaves it out. NaN would trip those who look for NaN.
+UNDEFINED = np.finfo("float32").min
+
 
 class StateSpec(NamedTuple):
     """Declares a tensor of state; it is made, saved and loaded from this.
@@ -42,7 +46,9 @@ class Monitor:
     Where `gradients` and `variables` are asked for, they are a list of n
     tuples, one a component, of its variables that have a gradient at this
     step; a tuple is empty where a component is structurally frozen or has
-    no gradient, and its statistic is then left out by the optimizer.
+    no gradient. The optimizer leaves out its statistic then, and that of a
+    component whose gradient is zero; the state of such a component, if it
+    has one entry a component, stays as it was.
 
     Example, the norm of a running mean of the kernel's gradient:
 
@@ -86,7 +92,8 @@ class Monitor:
 
         Args:
             state: Dict of tensors, as declared by `init`; of a `StateSpec`
-                without a shape, a list of n tuples like `variables`.
+                without a shape, a list of n tuples like `variables`. And
+                `"step"`, the number of this step, counted from 1.
             gradients: List of n tuples of tensors: unscaled, averaged over
                 accumulated batches, before clipping.
             variables: List of n tuples of `keras.Variable`.
@@ -109,8 +116,9 @@ class Monitor:
             variables: As in `before`, with their new values.
 
         Returns:
-            The statistic, a float tensor of shape `(n,)`, and the new state,
-            a dict like `state`.
+            The statistic, a float tensor of shape `(n,)`, `UNDEFINED` where
+            there is none yet; and the new state, a dict of what `init`
+            declared.
         """
         raise NotImplementedError
 

@@ -1,5 +1,8 @@
 """Two monitors of the gradient: its norm, and the norm of its change."""
 
+from keras import ops
+
+from keras_grades.monitors.base import UNDEFINED
 from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
 from keras_grades.monitors.base import flatten
@@ -39,12 +42,12 @@ class GradientChange(Monitor):
         self.norm = norm
 
     def init(self, components):
-        # NaN until there is one: a change from it is never below tau.
-        return {"previous_gradient": StateSpec(None, initial=float("nan"))}
+        return {"previous_gradient": StateSpec(None)}
 
     def before(self, state, gradients, variables):
         changes = differences(gradients, state["previous_gradient"])
-        return component_norms(changes, variables, self.norm), gradients
+        norms = component_norms(changes, variables, self.norm)
+        return ops.where(state["step"] > 1, norms, UNDEFINED), gradients
 
     def after(self, state, carry, variables):
         statistic, gradients = carry

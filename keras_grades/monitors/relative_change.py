@@ -13,13 +13,13 @@ import numpy as np
 from keras import ops
 
 from keras_grades.backend import backend
+from keras_grades.monitors.base import UNDEFINED
 from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
 from keras_grades.monitors.base import flatten
 from keras_grades.monitors.base import sum_by_component
+from keras_grades.monitors.sample import sample
 
-# About this many entries of a variable stand for all.
-SAMPLE = 1024
 # The last steps are twenty, or this share of all, if that is more.
 WINDOW = 20
 WINDOW_SHARE = 0.1
@@ -51,14 +51,14 @@ class RelativeChange(Monitor):
 
     def before(self, state, gradients, variables):
         return [
-            tuple(ops.copy(_sample(v)) for v in _matrices(group))
+            tuple(ops.copy(sample(v)) for v in _matrices(group))
             for group in variables
         ]
 
     def after(self, state, carry, variables):
         matrices = [_matrices(group) for group in variables]
         changes = [
-            _sample(v) - before
+            sample(v) - before
             for v, before in zip(flatten(matrices), flatten(carry))
         ]
         # Each entry stands for all those that the sample passes over.
@@ -69,10 +69,11 @@ class RelativeChange(Monitor):
         sizes = ops.multiply(
             backend.norms(changes, "l1"), np.array(stands_for, "float32")
         )
+        names = ("moves", "log_mean", "deviation")
         statistic, *new = relative(
-            sum_by_component(sizes, matrices), *state.values()
+            sum_by_component(sizes, matrices), *(state[name] for name in names)
         )
-        return statistic, dict(zip(state, new))
+        return statistic, dict(zip(names, new))
 
 
 def relative(sizes, moves, log_mean, deviation):
@@ -90,8 +91,8 @@ def relative(sizes, moves, log_mean, deviation):
 
     Returns:
         Float tensor of shape `(n,)`, and the new `moves`, `log_mean` and
-        `deviation`. The ratio is NaN where a size is not finite, or nothing
-        has moved yet.
+        `deviation`. The ratio is `UNDEFINED` where nothing has moved yet, and
+        what the size is where that is not finite.
     """
     has_moved = ops.logical_or(moves > 0, sizes > 0)
     counts = ops.logical_and(ops.isfinite(sizes), has_moved)
@@ -107,29 +108,11 @@ def relative(sizes, moves, log_mean, deviation):
     rate = 1 / ops.maximum(WINDOW_SHARE * total, float(WINDOW))
     recent = deviation + rate * (beyond - deviation)
     deviation = ops.where(counts, recent, deviation)
-    ratio = ops.where(counts, ops.exp(deviation), np.float32("nan"))
+    ratio = ops.where(has_moved, ops.exp(deviation), UNDEFINED)
+    ratio = ops.where(ops.isfinite(sizes), ratio, sizes)
     return ratio, moves, log_mean, deviation
 
 
 def _matrices(variables):
     """A bias moves with its matrix, and is left out."""
     return tuple(v for v in variables if len(v.shape) > 1) or variables
-
-
-def _sample(variable):
-    """Some entries of a variable, evenly spread."""
-    return ops.convert_to_tensor(variable)[_grid(variable.shape)]
-
-
-def _grid(shape):
-    """A step along each axis, so that about `SAMPLE` entries are met.
-
-    Longer axes make up for what a short one lacks. Rows and columns are
-    passed over as a whole: a matrix that is spread over devices stays there.
-    """
-    steps, left = {}, SAMPLE
-    for done, axis in enumerate(np.argsort(shape, kind="stable")):
-        wanted = max(1, int(left ** (1 / (len(shape) - done)) + 1e-6))
-        steps[axis] = max(1, math.ceil(shape[axis] / wanted))
-        left //= max(1, len(range(0, shape[axis], steps[axis])))
-    return tuple(slice(None, None, steps[a]) for a in range(len(shape)))

@@ -22,6 +22,7 @@ def try_out(monitor, declared, taken, components):
     _check_declared(f"`{name}.init`", declared, taken)
     variables = [component.variables for component in components]
     state = {key: _initial(spec, variables) for key, spec in declared.items()}
+    state["step"] = ops.ones((), "int32")
     zeros = _initial(StateSpec(None), variables)
     carry = monitor.before(state, zeros, variables)
     result = monitor.after(state, carry, variables)
@@ -66,7 +67,7 @@ def _check_measured(name, result, declared, variables):
             f"{name} must return a statistic of shape {(n,)}, one number a "
             f"component. Received: {_shown(statistic)}"
         )
-    if not isinstance(state, dict) or set(state) != set(declared):
+    if not isinstance(state, dict) or not set(declared) <= set(state):
         raise ValueError(
             f"{name} must return a state with the names that `init` "
             f"declared: {sorted(declared)}. Received: "

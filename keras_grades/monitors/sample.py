@@ -1,0 +1,56 @@
+"""Some entries of a matrix stand for all of them."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_grades.monitors.base import flatten
+from keras_grades.monitors.base import sum_by_component
+
+# About this many entries of a variable.
+SAMPLE = 1024
+
+
+def sample(tensor):
+    """Some entries of a tensor or variable, evenly spread."""
+    return ops.convert_to_tensor(tensor)[grid(tensor.shape)]
+
+
+def grid(shape):
+    """A step along each axis, so that about `SAMPLE` entries are met.
+
+    Longer axes make up for what a short one lacks. Rows and columns are
+    passed over as a whole: a matrix that is spread over devices stays there.
+    """
+    steps, left = {}, SAMPLE
+    for done, axis in enumerate(np.argsort(shape, kind="stable")):
+        wanted = max(1, int(left ** (1 / (len(shape) - done)) + 1e-6))
+        steps[axis] = max(1, math.ceil(shape[axis] / wanted))
+        left //= max(1, len(range(0, shape[axis], steps[axis])))
+    return tuple(slice(None, None, steps[a]) for a in range(len(shape)))
+
+
+def has_gradient(gradients):
+    """Whether each component has a gradient, and not one of zeros.
+
+    Zeros come from a part of the model that took no part in this batch, such
+    as a tower, a dropped layer or an expert: they say nothing of convergence.
+
+    Args:
+        gradients: List of n tuples of tensors.
+
+    Returns:
+        Boolean tensor of shape `(n,)`.
+    """
+    if not any(gradients):
+        return ops.zeros((len(gradients),), "bool")
+    # A variable without entries has converged, so its gradient counts.
+    is_nonzero = [
+        ops.any(ops.not_equal(sample(g), 0))
+        if math.prod(g.shape)
+        else ops.ones((), "bool")
+        for g in flatten(gradients)
+    ]
+    count = ops.cast(ops.stack(is_nonzero), "int32")
+    return sum_by_component(count, gradients) > 0
