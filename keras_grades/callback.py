@@ -1,5 +1,6 @@
 """The callback: `model.fit(..., callbacks=[GradES()])`."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -126,7 +127,9 @@ class GradES(keras.callbacks.Callback):
             at the end. If not, compile the model again before you train on.
             Defaults to `True`.
         verbose: 0 is silent, 1 prints a line at the start and at the end, 2
-            also one when components freeze. Defaults to `1`.
+            also one when components freeze; `"auto"` is 1, or 0 if `fit()` is
+            silent. Where Keras's interactive logging is disabled, it is
+            logged. Defaults to `"auto"`.
 
     Attributes:
         components: List of `Component`, in the order in which data meets
@@ -160,13 +163,14 @@ class GradES(keras.callbacks.Callback):
         recompile: str | int = "auto",
         truncate_backward: bool = False,
         restore_trainable: bool = True,
-        verbose: int = 1,
+        verbose: int | str = "auto",
         **retired: Any,
     ) -> None:
         super().__init__()
         validation.check_known(retired, known=())
         validation.check_max_frozen_ratio(max_frozen_ratio)
         validation.check_recompile(recompile)
+        validation.check_verbose(verbose)
         self.policy = FreezePolicy(
             tau=tau,
             alpha=alpha,
@@ -184,7 +188,8 @@ class GradES(keras.callbacks.Callback):
         self.clock: Callable[[], float] = time.perf_counter
         self._selection = components
         self._run: Run | None = None
-        self._end_watch: Callable[[], bool] = lambda: False
+        self._report: FreezeReport | None = None
+        self._end_watch: Callable[[], bool] = _nothing_lost
 
     def set_model(self, model):
         super().set_model(model)
@@ -211,9 +216,10 @@ class GradES(keras.callbacks.Callback):
         if isinstance(optimizer, GradESOptimizer):
             # Of a model that was saved during training, or compiled so.
             saved, optimizer = optimizer, optimizer.inner_optimizer
+        params = self.params or {}
         plan = Plan(
-            self.params.get("steps"),
-            self.params.get("epochs"),
+            params.get("steps"),
+            params.get("epochs"),
             optimizer.gradient_accumulation_steps or 1,
         )
         found = select(model, self._selection)
@@ -311,27 +317,38 @@ class GradES(keras.callbacks.Callback):
 
     @property
     def components(self) -> list[Component]:
-        return [] if self._run is None else self._run.components
+        if self._run is not None:
+            return self._run.components
+        return [] if self._report is None else self._report.components
 
     @property
     def stopped_step(self) -> int | None:
-        return None if self._run is None else self._run.stopped_step
+        source = self._run or self._report
+        return None if source is None else source.stopped_step
 
     @property
     def total_steps(self) -> int | None:
-        return None if self._run is None else self._run.total_steps
+        source = self._run or self._report
+        return None if source is None else source.total_steps
 
     @property
     def trace(self) -> dict[str, np.ndarray]:
-        return self._trained().trace.as_dict()
+        return self.report.trace
 
     @property
     def report(self) -> FreezeReport:
-        run = self._trained()
+        run = self._run
+        if run is None:
+            if self._report is None:
+                raise ValueError(
+                    "There is nothing to report yet: pass this callback to "
+                    "`model.fit(callbacks=[...])` first."
+                )
+            return self._report
         return FreezeReport(
             components=run.components,
             tau=run.optimizer.tau.tolist(),
-            trace=self.trace,
+            trace=run.trace.as_dict(),
             steps=run.trace.step,
             total_steps=run.total_steps,
             stopped_step=run.stopped_step,
@@ -346,17 +363,30 @@ class GradES(keras.callbacks.Callback):
             timing=run.rebuilds.timing(),
         )
 
-    def _trained(self) -> Run:
-        if self._run is None:
-            raise ValueError(
-                "There is nothing to report yet: pass this callback to "
-                "`model.fit(callbacks=[...])` first."
-            )
-        return self._run
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has the arguments and the report; the model stays here.
+        state = vars(self) | {"_model": None, "_end_watch": _nothing_lost}
+        if self._run is not None:
+            state |= {"_run": None, "_report": self.report}
+        return state
 
     def _say(self, message, level=1):
-        if self.verbose >= level:
-            print(f"GradES: {message}", flush=True)
+        params = self.params or {}
+        of_fit = params.get("verbose", 1)
+        verbose = bool(of_fit) if self.verbose == "auto" else self.verbose
+        if verbose < level:
+            return
+        message = f"GradES: {message}"
+        if not keras.config.is_interactive_logging_enabled():
+            logging.getLogger("keras_grades").info(message)
+            return
+        # In an epoch, the cursor is at the end of Keras's progress bar.
+        is_in_bar = of_fit == 1 and level > 1
+        print(f"\n{message}" if is_in_bar else message, flush=True)
+
+
+def _nothing_lost():
+    return False
 
 
 def _watch_loading(model):
@@ -367,8 +397,8 @@ def _watch_loading(model):
         can be if the model is not compiled, or has a `GradESOptimizer`.
     """
     if getattr(model, "optimizer", None) is None:
-        return lambda: False
+        return _nothing_lost
     optimizer = getattr(*optimizer_place(model))
     if isinstance(optimizer, GradESOptimizer):
-        return lambda: False
+        return _nothing_lost
     return saving.watch_loading(optimizer, checkpoint.has_freeze_state)

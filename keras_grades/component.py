@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import keras
 
@@ -16,6 +17,20 @@ ROLES = (
     "ffn_gate_up",
     "ffn_down",
 )
+
+
+class VariableSpec(NamedTuple):
+    """What a pickled `Component` knows of a variable.
+
+    Attributes:
+        path: String.
+        shape: Tuple of integers.
+        dtype: String.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,6 +66,14 @@ class Component:
     def size(self) -> int:
         """Integer. The number of parameters."""
         return sum(math.prod(v.shape) for v in self.variables)
+
+    def __getstate__(self):
+        # A copy is of no model: weights are saved with their model.
+        variables = tuple(
+            VariableSpec(v.path, tuple(v.shape), str(v.dtype))
+            for v in self.variables
+        )
+        return {**vars(self), "variables": variables}
 
 
 @dataclasses.dataclass(eq=False)

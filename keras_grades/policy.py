@@ -102,10 +102,10 @@ class FreezePolicy:
             ValueError: If a pattern of `tau` matches no component, or `alpha`
                 is a share of an unknown number of steps.
         """
-        components, tau = self._thresholds(list(components))
+        tracked, tau = self._thresholds(list(components))
         grace_steps = self._grace_steps(total_steps)
         return ResolvedPolicy(
-            components=components,
+            components=tracked,
             tau=tau,
             monitor=monitors.get(self.monitor, self.norm),
             criterion=self.criterion or Threshold(self.patience, grace_steps),

@@ -159,7 +159,7 @@ class Run:
         self.trace.extend(step, state["trace"])
         names = self._note_frozen(state["frozen_at"])
         if names:
-            self._say(f"froze {', '.join(names)} by step {step}.", level=2)
+            self._say(f"by step {step} froze {', '.join(names)}.", level=2)
         if self._is_enough() and not self._model.stop_training:
             self._stop(step)
         self._rebuild_is_due = self.rebuilds.is_due(step, *self._pending())

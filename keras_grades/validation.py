@@ -170,5 +170,13 @@ def check_recompile(mode):
         raise ValueError(f"{expected}Received: recompile={mode!r}")
 
 
+def check_verbose(verbose):
+    if verbose != "auto" and not (is_integer(verbose) and 0 <= verbose <= 2):
+        raise ValueError(
+            "`verbose` must be 0, 1, 2 or 'auto'. "
+            + _received("verbose", verbose)
+        )
+
+
 def _received(name, value):
     return f"Received: {name}={value!r} of type {type(value).__name__}"

@@ -2,12 +2,23 @@
 
 import keras
 
+from keras_grades.backend.base import Backend
+
+__all__ = ["backend"]
+
+backend: Backend
 if keras.backend.backend() == "jax":
-    from keras_grades.backend.jax import JaxBackend as _Backend
+    from keras_grades.backend.jax import JaxBackend
+
+    backend = JaxBackend()
 elif keras.backend.backend() == "tensorflow":
-    from keras_grades.backend.tensorflow import TensorFlowBackend as _Backend
+    from keras_grades.backend.tensorflow import TensorFlowBackend
+
+    backend = TensorFlowBackend()
 elif keras.backend.backend() == "torch":
-    from keras_grades.backend.torch import TorchBackend as _Backend
+    from keras_grades.backend.torch import TorchBackend
+
+    backend = TorchBackend()
 else:
     raise ImportError(
         "keras_grades trains models, so it needs Keras on the 'jax', "
@@ -15,7 +26,3 @@ else:
         f"KERAS_BACKEND={keras.backend.backend()!r}. Set the environment "
         "variable before Keras is imported."
     )
-
-__all__ = ["backend"]
-
-backend = _Backend()

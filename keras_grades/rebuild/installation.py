@@ -159,6 +159,7 @@ class Installation:
             is_first_call = False
             output = None
             try:
+                self.check_is_on()
                 output = train_function(*args)
                 self._after_call(output, began)
             except BaseException as error:

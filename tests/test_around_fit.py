@@ -1,0 +1,250 @@
+"""What users, loggers and notebooks do around `fit()`."""
+
+import contextlib
+import copy
+import io
+import logging
+import pickle
+
+import keras
+import numpy as np
+import pytest
+import small
+
+import keras_grades
+from keras_grades import GradES
+from keras_grades.rebuild.installation import INSTALLED
+from keras_grades.rebuild.installation import find_installation
+
+HUGE = 1e30
+
+
+def compiled(model=None, optimizer=None):
+    model = model or small.transformer(blocks=1)
+    model.compile(optimizer or keras.optimizers.Adam(0.01), small.loss())
+    return model
+
+
+def fit(model, *callbacks, batches=6, **arguments):
+    x, y = small.data(batches)
+    arguments = {"verbose": 0, "shuffle": False, **arguments}
+    return model.fit(x, y, 4, callbacks=list(callbacks), **arguments)
+
+
+def check_nothing_is_left(model, optimizer):
+    assert model.optimizer is optimizer
+    assert find_installation(model) is None
+    assert not [name for name in INSTALLED if name in vars(model)]
+    assert all(v.trainable for v in model.trainable_variables)
+    assert len(model.trainable_variables) == len(model.variables)
+
+
+class At(keras.callbacks.Callback):
+    """Does something before a batch, counted from 0."""
+
+    def __init__(self, batch, do):
+        super().__init__()
+        self.batch = batch
+        self.do = do
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.batch:
+            self.do(self.model)
+
+
+# It is put on as a whole, or not at all.
+
+
+@pytest.mark.parametrize("path", ["m.h5", "m.keras", "m.weights.h5"])
+def test_checkpoints_of_every_format(path, tmp_path):
+    model = compiled()
+    optimizer = model.optimizer
+    save = keras.callbacks.ModelCheckpoint(
+        tmp_path / path, save_weights_only="weights" in path
+    )
+    fit(model, GradES(HUGE, alpha=3, verbose=0), save, epochs=2)
+    check_nothing_is_left(model, optimizer)
+    fit(model, GradES(HUGE, alpha=3, verbose=0))
+
+
+@pytest.mark.parametrize("attribute", ["make_train_function", "build"])
+def test_nothing_is_left_if_putting_on_fails(attribute, monkeypatch):
+    model = compiled()
+    optimizer = model.optimizer
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("on purpose")
+
+    with monkeypatch.context() as patch:
+        if attribute == "build":
+            patch.setattr(keras_grades.GradESOptimizer, "build", fails)
+        else:
+            # `fit()` itself makes one before callbacks begin.
+            fit(model)
+            patch.setattr(type(model), attribute, fails)
+            model.make_train_function = lambda force=False: None
+        with pytest.raises(RuntimeError, match="on purpose"):
+            fit(model, GradES(verbose=0))
+    vars(model).pop("make_train_function", None)
+    check_nothing_is_left(model, optimizer)
+    fit(model, GradES(HUGE, alpha=3, verbose=0))
+
+
+# It does not fall off without a word.
+
+
+def compile_again(model):
+    compiled(model).optimizer.build(model.trainable_variables)
+    model.make_train_function(force=True)
+
+
+def exchange_the_optimizer(model):
+    model.optimizer = keras.optimizers.SGD(0.01)
+    model.optimizer.build(model.trainable_variables)
+
+
+def fit_inside(model):
+    # In a callback of its own: the outer `fit()` must know.
+    fit(model, batches=1)
+
+
+@pytest.mark.parametrize(
+    "change", [compile_again, exchange_the_optimizer, fit_inside]
+)
+@pytest.mark.parametrize("when", ["batch", "epoch"])
+def test_it_says_when_it_has_fallen_off(change, when):
+    model, grades = compiled(), GradES(verbose=0)
+    at = At(3, change)
+    if when == "epoch":
+        at = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: epoch == 1 and change(model)
+        )
+    with pytest.raises(ValueError, match="not on this model any more"):
+        fit(model, grades, at, epochs=3)
+    grades.restore()
+    assert find_installation(model) is None
+    assert not isinstance(model.optimizer, keras_grades.GradESOptimizer)
+    fit(compiled(model), GradES(HUGE, alpha=2, verbose=0))
+
+
+# Flags do not stay behind.
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_step_takes_it_off_at_once(error):
+    """Others may use the same layers next, in a model of their own."""
+    model = small.transformer(blocks=1)
+    steps = []
+
+    def loss(y, prediction):
+        # Eager, so it runs in each step.
+        steps.append(1)
+        if len(steps) == 5:
+            raise error
+        return small.loss()(y, prediction)
+
+    model.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)
+    optimizer = model.optimizer
+    flags = {"block_0_attention": HUGE, "": 1e-30}
+    grades = GradES(flags, alpha=2, recompile="always", verbose=0)
+    with pytest.raises(error):
+        fit(model, grades)
+    assert any(c.frozen_at for c in grades.components)
+    check_nothing_is_left(model, optimizer)
+
+
+# Copies, and use without `fit()`.
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, "pickle"])
+def test_the_callback_can_be_copied(copied):
+    if copied == "pickle":
+
+        def copied(callback):
+            return pickle.loads(pickle.dumps(callback))
+
+    arguments = {"tau": HUGE, "alpha": 3, "verbose": 0}
+    new = copied(GradES(**arguments))
+    with pytest.raises(ValueError, match="nothing to report"):
+        assert new.report
+    fit(compiled(), new)
+    again = copied(new)
+    assert again.stopped_step == new.stopped_step == 3
+    assert [c.frozen_at for c in again.components] == [3] * 6
+    assert [c.shape for c in again.components] == [
+        c.shape for c in new.components
+    ]
+    assert again.report.to_dict() == new.report.to_dict()
+    np.testing.assert_array_equal(
+        again.trace["statistic"], new.trace["statistic"]
+    )
+    # It trains on as a new one does.
+    fit(compiled(), again)
+    assert again.stopped_step == 3
+
+
+def test_a_copy_in_the_middle_of_training():
+    copies, model = [], compiled()
+    grades = GradES(HUGE, alpha=3, verbose=0)
+    fit(model, grades, At(2, lambda _: copies.append(copy.deepcopy(grades))))
+    assert grades.stopped_step == 3
+    assert [c.frozen_at for c in copies[0].components] == [None] * 6
+    check_nothing_is_left(model, model.optimizer)
+
+
+def test_a_training_loop_of_ones_own():
+    model, grades = compiled(), GradES(HUGE, alpha=1, verbose=0)
+    callbacks = keras.callbacks.CallbackList([grades], model=model)
+    x, y = small.data(2)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    for batch in range(2):
+        callbacks.on_train_batch_begin(batch)
+        logs = model.train_on_batch(
+            x[4 * batch :][:4], y[4 * batch :][:4], return_dict=True
+        )
+        callbacks.on_train_batch_end(batch, logs)
+    callbacks.on_epoch_end(0, logs)
+    callbacks.on_train_end(logs)
+    assert grades.report.steps == 2
+    assert [c.frozen_at for c in grades.components] == [1] * 6
+    assert grades.total_steps is None
+
+
+# Manners.
+
+
+def printed(grades, **arguments):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        fit(compiled(), grades, **arguments)
+    return out.getvalue()
+
+
+def test_it_is_silent_where_fit_is():
+    assert printed(GradES()) == ""
+    assert "GradES:" in printed(GradES(verbose=1))
+    assert "GradES:" in printed(GradES(), verbose=2)
+
+
+def test_it_logs_where_interactive_logging_is_disabled(caplog):
+    keras.config.disable_interactive_logging()
+    try:
+        with caplog.at_level(logging.INFO, "keras_grades"):
+            assert printed(GradES(verbose=1)) == ""
+    finally:
+        keras.config.enable_interactive_logging()
+    assert any("GradES: ended" in message for message in caplog.messages)
+
+
+def test_it_does_not_write_into_the_progress_bar():
+    text = printed(GradES(HUGE, alpha=3, verbose=2), verbose=1)
+    lines = text.replace("\r", "\n").splitlines()
+    found = [line for line in lines if "by step 3" in line]
+    assert found and all(line.startswith("GradES: ") for line in found)
+
+
+@pytest.mark.parametrize("verbose", [3, -1, True, "loud", None])
+def test_verbose_is_checked(verbose):
+    with pytest.raises(ValueError, match="0, 1, 2 or 'auto'"):
+        GradES(verbose=verbose)
