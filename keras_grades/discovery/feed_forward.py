@@ -1,13 +1,22 @@
 """Which matrices are a feed-forward network: to another width, and back.
 
-A gated one has two that go up, or one that is twice as wide as what comes
-back. Of two the one that says so is the gate, or the first. What a network
-has in between, from hidden layer to hidden layer, counts as another way up.
+A gated one has two that go up, or one that is twice as wide as the way back
+reads. Of two the one that is activated is the gate, else the one that says
+so, else the first. A matrix in between, from hidden layer to hidden layer,
+counts as another way up.
+
+Where the hidden width is no other one, a square matrix may be a way up or the
+way back: then activations tell, names, and last the order of creation.
 """
 
 import keras
 
+from keras_grades.discovery.tree import PROJECTIONS
 from keras_grades.discovery.tree import words
+
+WAY_UP = {"expand", "gate", "gated", "gating", "in", "inner", "input"}
+WAY_UP |= {"intermediate", "up", "wi"}
+WAY_BACK = {"back", "contract", "down", "out", "output", "wo"}
 
 
 def feed_forward_roles(matrices, widths=None):
@@ -32,6 +41,8 @@ def _find(candidates, may_start):
     """Ways up, what is in between, and the way back, of each network."""
     found, used = [], set()
     for i, down in enumerate(candidates):
+        if not _may_lead_back(down, candidates[i + 1 :]):
+            continue
         free = [m for m in candidates[: i + 1] if m not in used]
         ups = [
             m for m in free[:-1] if may_start(m) and _way(m, free) is not None
@@ -39,12 +50,53 @@ def _find(candidates, may_start):
         if down not in used and ups:
             # A gate is multiplied with what is as wide.
             ups = [m for m in ups if _shape(m) == _shape(ups[-1])][-2:]
+            if len(ups) == 2 and _is_chain(*ups):
+                ups = ups[:1]
             between = _way(ups[-1], free)
             found.append((ups, between, down))
             used.update([*ups, *between, down])
     left = [m for m in candidates if m not in used]
     _add_late_ups(found, left)
     return found or _back_to_front(candidates, may_start)
+
+
+def _may_lead_back(matrix, later):
+    """Whether a matrix may be the way back of a network.
+
+    Args:
+        matrix: `Matrix`.
+        later: List of the `Matrix` that were created after it.
+    """
+    if not _is_square(matrix) or _says(matrix, WAY_BACK, not_in=WAY_UP):
+        return True
+    if _leads_up(matrix):
+        return False
+    alike = [m for m in later if _shape(m) == _shape(matrix)]
+    if alike and _leads_up(alike[0]):
+        return True  # The next network begins.
+    # Nothing tells: a network for each two, the last for three.
+    return len(alike) % 2 == 0
+
+
+def _leads_up(matrix):
+    """Whether a square matrix is known to be no way back."""
+    return _is_activated(matrix) or _says(matrix, WAY_UP, not_in=WAY_BACK)
+
+
+def _is_chain(first, second):
+    """Whether two square ways up follow each other: a gate is alone active."""
+    is_active = _is_activated(first) and _is_activated(second)
+    return _is_square(first) and is_active
+
+
+def _is_square(matrix):
+    return matrix.width_in == matrix.width_out
+
+
+def _says(matrix, these, not_in=frozenset()):
+    """Whether a name tells one of these words, and none of the others."""
+    found = set().union(*map(words, matrix.names))
+    return bool(found & these) and not found & not_in
 
 
 def _way(up, matrices):
@@ -84,7 +136,8 @@ def _back_to_front(candidates, may_start):
             for m in candidates
             if m is not down and may_start(m) and _way(m, [m, down]) is not None
         ]
-        if ups and down.width_in != down.width_out:
+        says_back = _says(down, WAY_BACK, not_in=WAY_UP)
+        if ups and (says_back or not _is_square(down)):
             return [(ups[-2:], [], down)]
     return []
 
@@ -109,18 +162,22 @@ def network(ups, between, down):
 
 
 def _is_activated(matrix):
-    activation = getattr(matrix.node.layer, "activation", None)
+    layer = matrix.node.layer
+    if not isinstance(layer, PROJECTIONS):
+        return False  # It is the whole layer's, of several matrices.
+    activation = getattr(layer, "activation", None)
     return activation not in (None, keras.activations.linear)
 
 
 def _says_gate(matrix):
-    found = set().union(*map(words, matrix.names))
-    return bool(found & {"gate", "gating", "gated"})
+    return _says(matrix, {"gate", "gating", "gated"})
 
 
 def is_adapter(pairs):
-    """Whether it does not go wider, and has no gate of its own: if so, it is
-    one only beside a feed-forward network that does."""
+    """Whether it does not go wider, and has no gate of its own.
+
+    It is an adapter only next to a feed-forward network that does.
+    """
     down, _ = pairs[-1]
     return not down.is_stack and all(
         role != "ffn_gate" and matrix.width_in <= down.width_out
