@@ -20,6 +20,17 @@ from keras_hub.src.models.vae.vae_backbone import VAEBackbone
 
 VOCABULARY = 31
 
+# Arguments that many families share.
+LAYERS = dict(num_layers=2)
+TEXT = dict(vocabulary_size=VOCABULARY, **LAYERS)
+HEADS = dict(num_heads=2)
+GROUPED_HEADS = dict(num_query_heads=4, num_key_value_heads=2)
+NARROW = dict(hidden_dim=12, intermediate_dim=20)
+WIDE = dict(hidden_dim=24, intermediate_dim=40)
+SHORT = dict(max_sequence_length=16)
+PATCHES = dict(patch_size=8, image_shape=(16, 16, 3))
+EXPERTS = dict(num_experts=3, top_k=2)
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -27,27 +38,58 @@ class Family:
 
     Attributes:
         name: String.
-        build: Function without arguments, returns the model.
+        make: Function, or class, that makes the model.
+        arguments: Dict, what it is called with.
         roles: `collections.Counter` from role to number of components, or
             `None` for a model in which there is nothing to find.
+        equal: Dict, the arguments with which the inner width of feed-forward
+            networks is the hidden width; empty if there are none.
     """
 
     name: str
-    build: Callable
+    make: Callable
+    arguments: dict
     roles: collections.Counter | None
+    equal: dict
+
+    def build(self):
+        return self.make(**self.arguments)
+
+    def build_at_equal_widths(self):
+        return self.make(**self.arguments | self.equal)
 
 
 FAMILIES = {}
 
 
-def family(roles):
-    """Registers a builder, under its own name, with the roles it must have."""
+def family(name, make, arguments, roles, equal=None):
+    """Adds a row to the table of families."""
+    if equal is None:
+        equal = equal_widths(arguments)
+    FAMILIES[name] = Family(name, make, arguments, roles, equal)
 
-    def register(build):
-        FAMILIES[build.__name__] = Family(build.__name__, build, roles)
+
+def equal_widths(arguments):
+    """Sets each inner width to the hidden width of the same part."""
+    equal = {}
+    for name in arguments:
+        part, is_inner, _ = name.partition("intermediate")
+        if name == "mlp_dim" or is_inner:
+            part = part if part in ("encoder_", "decoder_") else ""
+            width = arguments.get(f"{part}hidden_dim")
+            if isinstance(arguments[name], int) and width:
+                equal[name] = width
+    return equal
+
+
+def written(roles):
+    """Adds a family that takes more than arguments to build."""
+
+    def add(build):
+        family(build.__name__, build, {}, roles)
         return build
 
-    return register
+    return add
 
 
 def times(number, roles):
@@ -67,220 +109,161 @@ FUSED_GATED_FFN = roles("ffn_gate_up", "ffn_down")
 
 # Encoders of text.
 
-
 # Two groups of one layer; each layer is called twice, but exists once:
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def albert():
-    return models.AlbertBackbone(
+family(
+    "albert",
+    models.AlbertBackbone,
+    HEADS
+    | NARROW
+    | SHORT
+    | dict(
         vocabulary_size=VOCABULARY,
         num_layers=4,
         num_groups=2,
         num_inner_repetitions=1,
-        num_heads=2,
         embedding_dim=10,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+    ),
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def bert():
-    return models.BertBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "bert",
+    models.BertBackbone,
+    TEXT | HEADS | NARROW | SHORT,
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down); q and k also project the relative
 # positions, which adds no weight.
-@family(times(2, ATTENTION + FFN))
-def deberta_v3():
-    return models.DebertaV3Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-        bucket_size=4,
-    )
-
+family(
+    "deberta_v3",
+    models.DebertaV3Backbone,
+    TEXT | HEADS | NARROW | SHORT | dict(bucket_size=4),
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def distil_bert():
-    return models.DistilBertBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "distil_bert",
+    models.DistilBertBackbone,
+    TEXT | HEADS | NARROW | SHORT,
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down); the embedding projection is none.
-@family(times(2, ATTENTION + FFN))
-def electra():
-    return models.ElectraBackbone(
-        vocab_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        embedding_dim=10,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "electra",
+    models.ElectraBackbone,
+    HEADS
+    | NARROW
+    | SHORT
+    | LAYERS
+    | dict(vocab_size=VOCABULARY, embedding_dim=10),
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def esm():
-    return models.ESMBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "esm",
+    models.ESMBackbone,
+    TEXT | HEADS | NARROW | SHORT,
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (up, down): Fourier mixing has no weights.
-@family(times(2, FFN))
-def f_net():
-    return models.FNetBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "f_net",
+    models.FNetBackbone,
+    TEXT | NARROW | SHORT,
+    times(2, FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def roberta():
-    return models.RobertaBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "roberta",
+    models.RobertaBackbone,
+    TEXT | HEADS | NARROW | SHORT,
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def roformer_v2():
-    return models.RoformerV2Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        head_size=6,
-        hidden_dim=12,
-        intermediate_dim=20,
-    )
-
+family(
+    "roformer_v2",
+    models.RoformerV2Backbone,
+    TEXT | HEADS | NARROW | dict(head_size=6),
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def xlm_roberta():
-    return models.XLMRobertaBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "xlm_roberta",
+    models.XLMRobertaBackbone,
+    TEXT | HEADS | NARROW | SHORT,
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down and the projection of the relative
 # positions, which is a second key).
-@family(times(2, ATTENTION + roles("key") + FFN))
-def xlnet():
-    return models.XLNetBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-    )
+family(
+    "xlnet",
+    models.XLNetBackbone,
+    TEXT | HEADS | NARROW,
+    times(2, ATTENTION + roles("key") + FFN),
+)
 
 
 # Decoders of text.
 
+# 2 layers x (q, k, v, o, up, down).
+family(
+    "bloom",
+    models.BloomBackbone,
+    TEXT | HEADS | NARROW,
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def bloom():
-    return models.BloomBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-    )
-
-
-# 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def falcon():
-    return models.FalconBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_attention_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-    )
-
+family(
+    "falcon",
+    models.FalconBackbone,
+    TEXT | NARROW | dict(num_attention_heads=2),
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down). Each gated matrix is
 # `intermediate_dim // 2` wide.
-@family(times(2, ATTENTION + GATED_FFN))
-def gemma():
-    return models.GemmaBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=12,
-        intermediate_dim=40,
-        head_dim=6,
-    )
-
+family(
+    "gemma",
+    models.GemmaBackbone,
+    TEXT | GROUPED_HEADS | dict(hidden_dim=12, intermediate_dim=40, head_dim=6),
+    times(2, ATTENTION + GATED_FFN),
+    equal=dict(intermediate_dim=2 * 12),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down).
-@family(times(2, ATTENTION + GATED_FFN))
-def gemma3():
-    return models.Gemma3Backbone(
-        vocabulary_size=VOCABULARY,
+family(
+    "gemma3",
+    models.Gemma3Backbone,
+    TEXT
+    | GROUPED_HEADS
+    | NARROW
+    | dict(
         image_size=16,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
         head_dim=6,
         use_post_ffw_norm=True,
         use_post_attention_norm=True,
         use_sliding_window_attention=True,
         sliding_window_size=4,
-    )
+    ),
+    times(2, ATTENTION + GATED_FFN),
+)
 
 
 # 2 text layers x (q, k, v, o, gate, up, down)
 # + 2 vision layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + GATED_FFN) + times(2, ATTENTION + FFN))
+@written(times(2, ATTENTION + GATED_FFN) + times(2, ATTENTION + FFN))
 def gemma3_vision():
     return models.Gemma3Backbone(
         vocabulary_size=VOCABULARY,
@@ -325,19 +308,21 @@ GEMMA3N = dict(
     laurel_rank=3,
 )
 
-
 # 2 layers x (q, k, v, o, gate, up, down); LAuReL, AltUp and the per-layer
 # inputs are none.
-@family(times(2, ATTENTION + GATED_FFN))
-def gemma3n():
-    return models.Gemma3nBackbone(**GEMMA3N)
+family(
+    "gemma3n",
+    models.Gemma3nBackbone,
+    GEMMA3N,
+    times(2, ATTENTION + GATED_FFN),
+)
 
 
 # 2 text layers x (q, k, v, o, gate, up, down) + 1 vision block of multi-query
 # attention (q, k, v, o as 1x1 convolutions) + 1 audio block (q, k, v, o and
 # the projection of the relative positions, a second key; 2 FFNs x (up,
 # down)). The convolution module of the audio block is none.
-@family(
+@written(
     times(2, ATTENTION + GATED_FFN)
     + ATTENTION
     + (ATTENTION + roles("key") + times(2, FFN))
@@ -391,41 +376,43 @@ GEMMA4 = dict(
     sliding_window_size=4,
 )
 
-
 # 3 layers x (q, o, gate, up, down), of which the last takes its keys and
 # values from the second, so 2 x (k, v). The per-layer inputs are none.
-@family(
-    times(3, roles("query", "attention_output") + GATED_FFN)
-    + times(2, roles("key", "value"))
-)
-def gemma4():
-    return models.Gemma4Backbone(
-        **GEMMA4,
+family(
+    "gemma4",
+    models.Gemma4Backbone,
+    GEMMA4
+    | dict(
         num_layers=3,
         layer_types=["sliding_attention", "full_attention", "full_attention"],
         num_kv_shared_layers=1,
         hidden_size_per_layer_input=2,
-    )
-
+    ),
+    times(3, roles("query", "attention_output") + GATED_FFN)
+    + times(2, roles("key", "value")),
+)
 
 # 2 layers x (q, k, v, o; gate, up, down; three stacks of 3 experts: gate, up,
 # down).
-@family(times(2, ATTENTION + times(2, GATED_FFN)))
-def gemma4_moe():
-    return models.Gemma4Backbone(
-        **GEMMA4,
-        num_layers=2,
+family(
+    "gemma4_moe",
+    models.Gemma4Backbone,
+    GEMMA4
+    | LAYERS
+    | dict(
         enable_moe_block=True,
         num_experts=3,
         expert_intermediate_dim=28,
         num_experts_per_token=2,
-    )
+    ),
+    times(2, ATTENTION + times(2, GATED_FFN)),
+)
 
 
 # 2 text layers and 2 vision layers x (q, k, v, o, gate, up, down) + 1 audio
 # block (q, k, v, o and the projection of the relative positions, a second
 # key; 2 FFNs x (up, down)). The convolution module of the audio block is none.
-@family(
+@written(
     times(4, ATTENTION + GATED_FFN) + (ATTENTION + roles("key") + times(2, FFN))
 )
 def gemma4_multimodal():
@@ -459,157 +446,97 @@ def gemma4_multimodal():
 
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def gpt2():
-    return models.GPT2Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "gpt2",
+    models.GPT2Backbone,
+    TEXT | HEADS | NARROW | SHORT,
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (fused qkv, o, up, down).
-@family(times(2, FUSED_ATTENTION + FFN))
-def gpt_neo_x():
-    return models.GPTNeoXBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=16,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "gpt_neo_x",
+    models.GPTNeoXBackbone,
+    TEXT | HEADS | SHORT | dict(hidden_dim=16, intermediate_dim=20),
+    times(2, FUSED_ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o and two stacks of 3 experts: gate with up fused,
 # down). The bias of a stack belongs to it.
-@family(times(2, ATTENTION + FUSED_GATED_FFN))
-def gpt_oss():
-    return models.GptOssBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        head_dim=6,
-        num_experts=3,
-        top_k=2,
-        sliding_window=4,
-    )
-
+family(
+    "gpt_oss",
+    models.GptOssBackbone,
+    TEXT
+    | GROUPED_HEADS
+    | NARROW
+    | EXPERTS
+    | dict(head_dim=6, sliding_window=4),
+    times(2, ATTENTION + FUSED_GATED_FFN),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down).
-@family(times(2, ATTENTION + GATED_FFN))
-def llama():
-    return models.LlamaBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=24,
-        intermediate_dim=40,
-    )
-
+family(
+    "llama",
+    models.LlamaBackbone,
+    TEXT | GROUPED_HEADS | WIDE,
+    times(2, ATTENTION + GATED_FFN),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down).
-@family(times(2, ATTENTION + GATED_FFN))
-def llama3():
-    return models.Llama3Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=24,
-        intermediate_dim=40,
-    )
-
+family(
+    "llama3",
+    models.Llama3Backbone,
+    TEXT | GROUPED_HEADS | WIDE,
+    times(2, ATTENTION + GATED_FFN),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down).
-@family(times(2, ATTENTION + GATED_FFN))
-def mistral():
-    return models.MistralBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        head_dim=6,
-        sliding_window=4,
-    )
-
+family(
+    "mistral",
+    models.MistralBackbone,
+    TEXT | GROUPED_HEADS | NARROW | dict(head_dim=6, sliding_window=4),
+    times(2, ATTENTION + GATED_FFN),
+)
 
 # 2 layers x (q, k, v, o and three stacks of 3 experts: gate, up, down).
-@family(times(2, ATTENTION + GATED_FFN))
-def mixtral():
-    return models.MixtralBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=24,
-        intermediate_dim=40,
-        num_experts=3,
-        top_k=2,
-        sliding_window=4,
-    )
-
+family(
+    "mixtral",
+    models.MixtralBackbone,
+    TEXT | GROUPED_HEADS | WIDE | EXPERTS | dict(sliding_window=4),
+    times(2, ATTENTION + GATED_FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def opt():
-    return models.OPTBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
-
+family(
+    "opt",
+    models.OPTBackbone,
+    TEXT | HEADS | NARROW | SHORT,
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down): in Keras nothing is fused here.
-@family(times(2, ATTENTION + GATED_FFN))
-def phi3():
-    return models.Phi3Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=24,
-        intermediate_dim=40,
-    )
-
+family(
+    "phi3",
+    models.Phi3Backbone,
+    TEXT | GROUPED_HEADS | WIDE,
+    times(2, ATTENTION + GATED_FFN),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down).
-@family(times(2, ATTENTION + GATED_FFN))
-def qwen():
-    return models.QwenBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=24,
-        intermediate_dim=40,
-    )
-
+family(
+    "qwen",
+    models.QwenBackbone,
+    TEXT | GROUPED_HEADS | WIDE,
+    times(2, ATTENTION + GATED_FFN),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down).
-@family(times(2, ATTENTION + GATED_FFN))
-def qwen3():
-    return models.Qwen3Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        hidden_dim=12,
-        intermediate_dim=20,
-    )
+family(
+    "qwen3",
+    models.Qwen3Backbone,
+    TEXT | GROUPED_HEADS | NARROW | dict(head_dim=6),
+    times(2, ATTENTION + GATED_FFN),
+)
 
 
 # A layer of full attention: q (with the output gate fused into it), k, v, o.
@@ -620,96 +547,81 @@ QWEN3_5_ATTENTION = ATTENTION + roles(
     "qkv", "attention_output", "attention_output"
 )
 
-
 # 1 full + 1 linear attention + 2 x (gate, up, down).
-@family(QWEN3_5_ATTENTION + times(2, GATED_FFN))
-def qwen3_5():
-    return models.Qwen3_5Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
+family(
+    "qwen3_5",
+    models.Qwen3_5Backbone,
+    TEXT
+    | GROUPED_HEADS
+    | NARROW
+    | dict(
         layer_types=["linear_attention", "full_attention"],
-        num_query_heads=4,
-        num_key_value_heads=2,
         head_dim=8,
-        hidden_dim=12,
-        intermediate_dim=20,
         linear_num_key_heads=2,
         linear_num_value_heads=4,
         linear_key_head_dim=4,
         linear_value_head_dim=6,
-    )
-
+    ),
+    QWEN3_5_ATTENTION + times(2, GATED_FFN),
+)
 
 # 1 full + 1 linear attention + 2 x (two stacks of 3 experts: gate with up
 # fused, down; shared expert: gate, up, down).
-@family(QWEN3_5_ATTENTION + times(2, FUSED_GATED_FFN + GATED_FFN))
-def qwen3_5_moe():
-    return models.Qwen3_5MoeBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
+family(
+    "qwen3_5_moe",
+    models.Qwen3_5MoeBackbone,
+    TEXT
+    | GROUPED_HEADS
+    | EXPERTS
+    | dict(
         layer_types=["linear_attention", "full_attention"],
-        num_query_heads=4,
-        num_key_value_heads=2,
         head_dim=8,
         hidden_dim=12,
         moe_intermediate_dim=20,
         shared_expert_intermediate_size=28,
-        num_experts=3,
-        top_k=2,
         linear_num_key_heads=2,
         linear_num_value_heads=4,
         linear_key_head_dim=4,
         linear_value_head_dim=6,
-    )
-
+    ),
+    QWEN3_5_ATTENTION + times(2, FUSED_GATED_FFN + GATED_FFN),
+)
 
 # 2 x (q, k, v, o) + dense layer 0: gate, up, down + sparse layer 1: two
 # stacks of 3 experts (gate with up fused, down).
-@family(times(2, ATTENTION) + GATED_FFN + FUSED_GATED_FFN)
-def qwen3_moe():
-    return models.Qwen3MoeBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        hidden_dim=12,
-        intermediate_dim=20,
-        moe_intermediate_dim=28,
-        num_experts=3,
-        top_k=2,
-        mlp_only_layers=[0],
-    )
-
+family(
+    "qwen3_moe",
+    models.Qwen3MoeBackbone,
+    TEXT
+    | GROUPED_HEADS
+    | NARROW
+    | EXPERTS
+    | dict(head_dim=6, moe_intermediate_dim=28, mlp_only_layers=[0]),
+    times(2, ATTENTION) + GATED_FFN + FUSED_GATED_FFN,
+)
 
 # 2 layers x (q, k, v, o; two stacks of 3 experts: gate with up fused, down;
 # shared expert: gate, up, down).
-@family(times(2, ATTENTION + FUSED_GATED_FFN + GATED_FFN))
-def qwen_moe():
-    return models.QwenMoeBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=24,
-        intermediate_dim=40,
-        moe_intermediate_dim=28,
-        shared_expert_intermediate_dim=32,
-        num_experts=3,
-        top_k=2,
-    )
-
+family(
+    "qwen_moe",
+    models.QwenMoeBackbone,
+    TEXT
+    | GROUPED_HEADS
+    | WIDE
+    | EXPERTS
+    | dict(moe_intermediate_dim=28, shared_expert_intermediate_dim=32),
+    times(2, ATTENTION + FUSED_GATED_FFN + GATED_FFN),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down).
-@family(times(2, ATTENTION + GATED_FFN))
-def smollm3():
-    return models.SmolLM3Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
+family(
+    "smollm3",
+    models.SmolLM3Backbone,
+    TEXT
+    | WIDE
+    | dict(
         num_attention_heads=4,
         num_key_value_heads=2,
-        hidden_dim=24,
-        intermediate_dim=40,
         attention_bias=False,
         attention_dropout=0.0,
         rope_layer_enabled_list=[True, False],
@@ -719,59 +631,48 @@ def smollm3():
         max_position_embeddings=16,
         rope_theta=10000.0,
         partial_rotary_factor=1.0,
-    )
+    ),
+    times(2, ATTENTION + GATED_FFN),
+)
 
 
 # Encoders with decoders of text.
 
-
 # 2 encoder layers x (q, k, v, o, up, down)
 # + 2 decoder layers x (self and cross q, k, v, o; up, down).
-@family(times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FFN))
-def bart():
-    return models.BartBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        max_sequence_length=16,
-    )
+family(
+    "bart",
+    models.BartBackbone,
+    TEXT | HEADS | NARROW | SHORT,
+    times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FFN),
+)
 
 
 # 2 encoder layers x (q, k, v, o, gate, up, down)
 # + 2 decoder layers x (self and cross q, k, v, o; gate, up, down).
 T5 = times(2, ATTENTION + GATED_FFN) + times(2, times(2, ATTENTION) + GATED_FFN)
 
-
-@family(T5)
-def edrec():
-    return models.EdRecBackbone(
-        vocab_size=VOCABULARY,
-        num_layers_enc=2,
-        num_layers_dec=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        num_heads=2,
-    )
-
+family(
+    "edrec",
+    models.EdRecBackbone,
+    HEADS
+    | NARROW
+    | dict(vocab_size=VOCABULARY, num_layers_enc=2, num_layers_dec=2),
+    T5,
+)
 
 # The relative position bias is none.
-@family(T5)
-def t5():
-    return models.T5Backbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-        key_value_dim=8,
-    )
+family(
+    "t5",
+    models.T5Backbone,
+    TEXT | HEADS | NARROW | dict(key_value_dim=8),
+    T5,
+)
 
-
-@family(T5)
-def t5gemma():
-    return models.T5GemmaBackbone(
+family(
+    "t5gemma",
+    models.T5GemmaBackbone,
+    dict(
         vocabulary_size=VOCABULARY,
         encoder_hidden_dim=12,
         encoder_intermediate_dim=20,
@@ -788,14 +689,16 @@ def t5gemma():
         decoder_head_dim=10,
         decoder_layer_types=["full_attention", "sliding_attention"],
         sliding_window=4,
-    )
-
+    ),
+    T5,
+)
 
 # 4 layers x (q, k, v, o, gate, up, down): the decoder's self and cross
 # attention are merged into one.
-@family(times(4, ATTENTION + GATED_FFN))
-def t5gemma2():
-    return models.T5Gemma2Backbone(
+family(
+    "t5gemma2",
+    models.T5Gemma2Backbone,
+    dict(
         vocabulary_size=VOCABULARY,
         encoder_hidden_dim=12,
         encoder_intermediate_dim=20,
@@ -812,19 +715,19 @@ def t5gemma2():
         decoder_head_dim=6,
         decoder_layer_types=["full_attention", "sliding_attention"],
         sliding_window=4,
-    )
+    ),
+    times(4, ATTENTION + GATED_FFN),
+)
 
 
 # Audio.
 
-
 # 2 encoder layers x (q, k, v, o, up, down) + 2 decoder layers x (self and
 # cross q, k, v, o; gate with up fused, down).
-@family(
-    times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FUSED_GATED_FFN)
-)
-def moonshine():
-    return models.MoonshineBackbone(
+family(
+    "moonshine",
+    models.MoonshineBackbone,
+    dict(
         vocabulary_size=VOCABULARY,
         filter_dim=10,
         encoder_num_layers=2,
@@ -834,44 +737,42 @@ def moonshine():
         encoder_num_heads=2,
         decoder_num_heads=2,
         feedforward_expansion_factor=3,
-    )
-
+    ),
+    times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FUSED_GATED_FFN),
+    equal=dict(feedforward_expansion_factor=1),
+)
 
 # 2 encoder layers x (q, k, v, o, up, down)
 # + 2 decoder layers x (self and cross q, k, v, o; up, down).
-@family(times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FFN))
-def whisper():
-    return models.WhisperBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
+family(
+    "whisper",
+    models.WhisperBackbone,
+    TEXT
+    | HEADS
+    | NARROW
+    | dict(
         num_mels=10,
         max_encoder_sequence_length=16,
         max_decoder_sequence_length=16,
-    )
+    ),
+    times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FFN),
+)
 
 
 # Vision.
 
-
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def deit():
-    return models.DeiTBackbone(
-        image_shape=(16, 16, 3),
-        patch_size=8,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        intermediate_dim=20,
-    )
+family(
+    "deit",
+    models.DeiTBackbone,
+    HEADS | NARROW | PATCHES | LAYERS,
+    times(2, ATTENTION + FFN),
+)
 
 
 # The 2 layers of its image encoder x (q, k, v, o, up, down); the rest is
 # convolutional.
-@family(times(2, ATTENTION + FFN))
+@written(times(2, ATTENTION + FFN))
 def depth_anything():
     return models.DepthAnythingBackbone(
         image_encoder=models.DINOV2Backbone(
@@ -892,68 +793,57 @@ def depth_anything():
 
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def dinov2():
-    return models.DINOV2Backbone(
-        patch_size=8,
-        num_layers=2,
-        hidden_dim=12,
-        num_heads=2,
-        intermediate_dim=20,
-        image_shape=(16, 16, 3),
-        position_embedding_shape=(16, 16, 3),
-    )
-
+family(
+    "dinov2",
+    models.DINOV2Backbone,
+    HEADS
+    | NARROW
+    | PATCHES
+    | LAYERS
+    | dict(position_embedding_shape=(16, 16, 3)),
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, gate with up fused, down).
-@family(times(2, ATTENTION + FUSED_GATED_FFN))
-def dinov2_swiglu():
-    return models.DINOV2Backbone(
-        patch_size=8,
-        num_layers=2,
-        hidden_dim=12,
-        num_heads=2,
-        intermediate_dim=20,
-        use_swiglu_ffn=True,
-        image_shape=(16, 16, 3),
-        position_embedding_shape=(16, 16, 3),
-    )
-
+family(
+    "dinov2_swiglu",
+    models.DINOV2Backbone,
+    HEADS
+    | NARROW
+    | PATCHES
+    | LAYERS
+    | dict(use_swiglu_ffn=True, position_embedding_shape=(16, 16, 3)),
+    times(2, ATTENTION + FUSED_GATED_FFN),
+    equal=dict(hidden_dim=16, intermediate_dim=24),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def dinov3():
-    return models.DINOV3Backbone(
-        patch_size=8,
-        num_layers=2,
-        hidden_dim=16,
-        num_heads=2,
-        intermediate_dim=20,
-        image_shape=(16, 16, 3),
-    )
-
+family(
+    "dinov3",
+    models.DINOV3Backbone,
+    HEADS | PATCHES | LAYERS | dict(hidden_dim=16, intermediate_dim=20),
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, gate, up, down).
-@family(times(2, ATTENTION + GATED_FFN))
-def dinov3_gated():
-    return models.DINOV3Backbone(
-        patch_size=8,
-        num_layers=2,
-        hidden_dim=16,
-        num_heads=2,
-        intermediate_dim=20,
-        use_gated_mlp=True,
-        image_shape=(16, 16, 3),
-    )
-
+family(
+    "dinov3_gated",
+    models.DINOV3Backbone,
+    HEADS
+    | PATCHES
+    | LAYERS
+    | dict(hidden_dim=16, intermediate_dim=20, use_gated_mlp=True),
+    times(2, ATTENTION + GATED_FFN),
+)
 
 # 2 stages x 1 layer x (q, k, v, o, up, down); neither the convolution that
 # shortens the keys' sequence nor the depthwise one inside the FFN counts.
-@family(times(2, ATTENTION + FFN))
-def mit():
-    return models.MiTBackbone(
+family(
+    "mit",
+    models.MiTBackbone,
+    LAYERS
+    | dict(
         layerwise_depths=[1, 1],
-        num_layers=2,
         layerwise_num_heads=[1, 2],
         layerwise_sr_ratios=[2, 1],
         max_drop_path_rate=0.0,
@@ -961,14 +851,16 @@ def mit():
         layerwise_strides=[4, 2],
         image_shape=(32, 32, 3),
         hidden_dims=[8, 12],
-    )
-
+    ),
+    times(2, ATTENTION + FFN),
+)
 
 # Stage 0: 2 blocks, stage 1: 1 block; 3 x (fused qkv, o, up, down). Patch
 # merging and the table of relative position biases are none.
-@family(times(3, FUSED_ATTENTION + FFN))
-def swin_transformer():
-    return models.SwinTransformerBackbone(
+family(
+    "swin_transformer",
+    models.SwinTransformerBackbone,
+    dict(
         image_shape=(32, 32, 3),
         embed_dim=8,
         depths=[2, 1],
@@ -977,71 +869,70 @@ def swin_transformer():
         patch_size=4,
         mlp_ratio=2.5,
         drop_path=0.0,
-    )
-
+    ),
+    times(3, FUSED_ATTENTION + FFN),
+)
 
 # (2 spatial + 1 temporal) layers x (q, k, v, o, up, down).
-@family(times(3, ATTENTION + FFN))
-def video_prism():
-    return models.VideoPrismBackbone(
+family(
+    "video_prism",
+    models.VideoPrismBackbone,
+    HEADS
+    | NARROW
+    | PATCHES
+    | dict(
         num_frames=2,
-        patch_size=8,
-        hidden_dim=12,
-        intermediate_dim=20,
-        num_heads=2,
         num_spatial_layers=2,
         num_temporal_layers=1,
         num_auxiliary_layers=0,
-        image_shape=(16, 16, 3),
-    )
-
+    ),
+    times(3, ATTENTION + FFN),
+)
 
 # (2 spatial + 1 temporal + 1 auxiliary + 1 text) layers x (q, k, v, o, up,
 # down); the attention of the pooler is none.
-@family(times(5, ATTENTION + FFN))
-def video_prism_text():
-    return models.VideoPrismBackbone(
+family(
+    "video_prism_text",
+    models.VideoPrismBackbone,
+    HEADS
+    | NARROW
+    | PATCHES
+    | dict(
         num_frames=2,
-        patch_size=8,
-        hidden_dim=12,
-        intermediate_dim=20,
-        num_heads=2,
         num_spatial_layers=2,
         num_temporal_layers=1,
         num_auxiliary_layers=1,
         vocabulary_size=VOCABULARY,
         num_text_layers=1,
-        image_shape=(16, 16, 3),
-    )
-
+    ),
+    times(5, ATTENTION + FFN),
+)
 
 # 2 layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + FFN))
-def vit():
-    return models.ViTBackbone(
-        image_shape=(16, 16, 3),
-        patch_size=8,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=12,
-        mlp_dim=20,
-    )
-
+family(
+    "vit",
+    models.ViTBackbone,
+    HEADS | PATCHES | LAYERS | dict(hidden_dim=12, mlp_dim=20),
+    times(2, ATTENTION + FFN),
+)
 
 # 2 layers x (fused qkv, o, up, down); the convolutional neck is none.
-@family(times(2, FUSED_ATTENTION + FFN))
-def vit_det():
-    return models.ViTDetBackbone(
+family(
+    "vit_det",
+    models.ViTDetBackbone,
+    HEADS
+    | LAYERS
+    | dict(
         hidden_size=12,
-        num_layers=2,
         intermediate_dim=20,
-        num_heads=2,
         global_attention_layer_indices=[1],
         image_shape=(32, 32, 3),
         patch_size=8,
         num_output_channels=6,
         window_size=2,
-    )
+    ),
+    times(2, FUSED_ATTENTION + FFN),
+)
 
 
 # Several modalities.
@@ -1050,7 +941,7 @@ def vit_det():
 # 2 vision layers x (q, k, v, o, up, down) + query transformer: 2 x (q, k, v,
 # o, up, down) + cross attention in layer 0 (q, k, v, o) + 2 layers of the
 # language model x (q, k, v, o, up, down).
-@family(times(6, ATTENTION + FFN) + ATTENTION)
+@written(times(6, ATTENTION + FFN) + ATTENTION)
 def blip2():
     return models.BLIP2Backbone(
         vision_encoder=models.BLIP2VisionEncoder(
@@ -1093,68 +984,70 @@ def blip2():
     )
 
 
-# (2 vision + 2 text) layers x (q, k, v, o, up, down); the projections into the
-# common space are none.
-@family(times(4, ATTENTION + FFN))
-def clip():
-    return models.CLIPBackbone(
-        vision_encoder=models.CLIPVisionEncoder(
-            patch_size=8,
-            hidden_dim=12,
-            num_layers=2,
-            num_heads=2,
-            intermediate_dim=20,
-            image_shape=(16, 16, 3),
-        ),
-        text_encoder=models.CLIPTextEncoder(
-            vocabulary_size=VOCABULARY,
-            embedding_dim=16,
-            hidden_dim=16,
-            num_layers=2,
-            num_heads=2,
+def two_towers(backbone, vision_encoder, text_encoder, text_width, **arguments):
+    """A backbone of two encoders, of images and of text."""
+    return backbone(
+        vision_encoder=vision_encoder(**PATCHES, **LAYERS, **HEADS, **NARROW),
+        text_encoder=text_encoder(
+            **TEXT,
+            **HEADS,
+            **SHORT,
+            embedding_dim=text_width,
+            hidden_dim=text_width,
             intermediate_dim=28,
-            max_sequence_length=16,
         ),
-        projection_dim=10,
+        **arguments,
     )
 
 
 # (2 vision + 2 text) layers x (q, k, v, o, up, down); the projections into the
-# common space are none.
-@family(times(4, ATTENTION + FFN))
-def metaclip_2():
-    return models.MetaCLIP2Backbone(
-        vision_encoder=models.MetaCLIP2VisionEncoder(
-            patch_size=8,
-            hidden_dim=12,
-            num_layers=2,
-            num_heads=2,
-            intermediate_dim=20,
-            image_shape=(16, 16, 3),
-        ),
-        text_encoder=models.MetaCLIP2TextEncoder(
-            vocabulary_size=VOCABULARY,
-            embedding_dim=16,
-            hidden_dim=16,
-            num_layers=2,
-            num_heads=2,
-            intermediate_dim=28,
-            max_sequence_length=16,
-        ),
+# common space are none, and neither the attention nor the FFN of SigLIP's
+# vision pooler counts.
+family(
+    "clip",
+    two_towers,
+    dict(
+        backbone=models.CLIPBackbone,
+        vision_encoder=models.CLIPVisionEncoder,
+        text_encoder=models.CLIPTextEncoder,
+        text_width=16,
         projection_dim=10,
-    )
-
+    ),
+    times(4, ATTENTION + FFN),
+)
+family(
+    "metaclip_2",
+    two_towers,
+    dict(
+        backbone=models.MetaCLIP2Backbone,
+        vision_encoder=models.MetaCLIP2VisionEncoder,
+        text_encoder=models.MetaCLIP2TextEncoder,
+        text_width=16,
+        projection_dim=10,
+    ),
+    times(4, ATTENTION + FFN),
+)
+family(
+    "siglip",
+    two_towers,
+    dict(
+        backbone=models.SigLIPBackbone,
+        vision_encoder=models.SigLIPVisionEncoder,
+        text_encoder=models.SigLIPTextEncoder,
+        text_width=12,
+    ),
+    times(4, ATTENTION + FFN),
+)
 
 # 2 text layers x (q, k, v, o, gate, up, down)
 # + 2 vision layers x (q, k, v, o, up, down).
-@family(times(2, ATTENTION + GATED_FFN) + times(2, ATTENTION + FFN))
-def pali_gemma():
-    return models.PaliGemmaBackbone(
-        vocabulary_size=VOCABULARY,
+family(
+    "pali_gemma",
+    models.PaliGemmaBackbone,
+    TEXT
+    | GROUPED_HEADS
+    | dict(
         image_size=16,
-        num_layers=2,
-        num_query_heads=4,
-        num_key_value_heads=2,
         hidden_dim=12,
         intermediate_dim=40,
         head_dim=6,
@@ -1163,15 +1056,18 @@ def pali_gemma():
         vit_hidden_dim=8,
         vit_num_layers=2,
         vit_intermediate_dim=18,
-    )
+    ),
+    times(2, ATTENTION + GATED_FFN) + times(2, ATTENTION + FFN),
+    equal=dict(intermediate_dim=2 * 12),
+)
 
 
 # 2 image layers x (q, k, v, o, up, down) + 2 decoder layers x (self and cross
 # q, k, v, o; up, down); the head is none.
-@family(times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FFN))
+@written(times(2, ATTENTION + FFN) + times(2, times(2, ATTENTION) + FFN))
 def parseq():
     return models.PARSeqBackbone(
-        image_encoder=vit(),
+        image_encoder=FAMILIES["vit"].build(),
         vocabulary_size=VOCABULARY,
         max_label_length=8,
         decoder_hidden_dim=12,
@@ -1181,36 +1077,11 @@ def parseq():
     )
 
 
-# (2 vision + 2 text) layers x (q, k, v, o, up, down); neither the attention nor
-# the FFN of the vision pooler counts.
-@family(times(4, ATTENTION + FFN))
-def siglip():
-    return models.SigLIPBackbone(
-        vision_encoder=models.SigLIPVisionEncoder(
-            patch_size=8,
-            hidden_dim=12,
-            num_layers=2,
-            num_heads=2,
-            intermediate_dim=20,
-            image_shape=(16, 16, 3),
-        ),
-        text_encoder=models.SigLIPTextEncoder(
-            vocabulary_size=VOCABULARY,
-            embedding_dim=12,
-            hidden_dim=12,
-            num_layers=2,
-            num_heads=2,
-            intermediate_dim=28,
-            max_sequence_length=16,
-        ),
-    )
-
-
 # An image segmenter owns the mask decoder that the backbone only carries:
 # 2 image layers x (fused qkv, o, up, down) + 2 two-way layers x (self, token to
 # image and image to token attention, each q, k, v, o; up, down) + final
 # attention (q, k, v, o). Hypernetworks, IoU head and upscaling are none.
-@family(times(2, FUSED_ATTENTION + FFN) + times(7, ATTENTION) + times(2, FFN))
+@written(times(2, FUSED_ATTENTION + FFN) + times(7, ATTENTION) + times(2, FFN))
 def sam():
     return models.SAMImageSegmenter(
         models.SAMBackbone(
@@ -1250,7 +1121,7 @@ def sam():
 # up, down). VAE: one attention each in encoder and decoder (q, k, v, o as 1x1
 # convolutions). Modulation and embedders (time step, pooled text) are none.
 # (KerasHub 0.32 cannot build this T5 encoder on PyTorch.)
-@family(
+@written(
     (times(3, FUSED_ATTENTION) + times(2, FFN))
     + (FUSED_ATTENTION + FFN + roles("qkv"))
     + times(4, ATTENTION + FFN)
@@ -1309,9 +1180,10 @@ def stable_diffusion_3():
 # Models in which there is nothing to find.
 
 
-@family(None)
-def resnet():
-    return models.ResNetBackbone(
+family(
+    "resnet",
+    models.ResNetBackbone,
+    dict(
         input_conv_filters=[64],
         input_conv_kernel_sizes=[7],
         stackwise_num_filters=[64],
@@ -1319,22 +1191,25 @@ def resnet():
         stackwise_num_strides=[1],
         block_type="basic_block",
         image_shape=(16, 16, 3),
-    )
+    ),
+    None,
+)
 
-
-@family(None)
-def rwkv7():
-    return models.RWKV7Backbone(
+family(
+    "rwkv7",
+    models.RWKV7Backbone,
+    TEXT
+    | dict(
         hidden_size=16,
         head_size=8,
-        num_layers=2,
-        vocabulary_size=VOCABULARY,
         intermediate_dim=20,
         gate_lora=4,
         mv_lora=4,
         aaa_lora=4,
         decay_lora=4,
-    )
+    ),
+    None,
+)
 
 
 # Training.

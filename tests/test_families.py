@@ -51,6 +51,27 @@ def test_roles_of_every_family(name):
     assert set(found) <= {id(v) for v in backbone.trainable_variables}
 
 
+@pytest.mark.parametrize(
+    "name", of_every_family(n for n, f in FAMILIES.items() if f.equal)
+)
+def test_roles_do_not_depend_on_widths_that_differ(name):
+    """With the inner width of each feed-forward network the hidden width."""
+    family = FAMILIES[name]
+    ordinary, equal = (
+        keras_grades.find_components(model)
+        for model in (family.build(), family.build_at_equal_widths())
+    )
+    assert [c.name for c in equal] == [c.name for c in ordinary]
+    different = {
+        c.name: (d.role, c.role)
+        for c, d in zip(equal, ordinary)
+        if c.role != d.role
+    }
+    assert different == {}
+    shapes = [c.shape for c in equal if c.role == "ffn_down"]
+    assert any(shape[-1] == shape[-2] for shape in shapes)
+
+
 # The role of every kernel with such a name in its path, where a count alone
 # could not tell two roles apart or the name misleads.
 ROLES_BY_PATH = {

@@ -1,4 +1,4 @@
-"""Which block a projection belongs to: attention, and what goes with it."""
+"""Which block a projection belongs to: attention and its networks."""
 
 import collections
 
@@ -7,6 +7,7 @@ from keras_grades.discovery.attention import is_pooler
 from keras_grades.discovery.attention import one_by_one
 from keras_grades.discovery.feed_forward import feed_forward_roles
 from keras_grades.discovery.feed_forward import is_adapter
+from keras_grades.discovery.feed_forward import is_bottleneck
 from keras_grades.discovery.graph import Graph
 from keras_grades.discovery.tree import group_lists
 from keras_grades.discovery.tree import is_graph
@@ -168,20 +169,20 @@ class Blocks:
         """Whether a layer is a block whose token mixing has no weights.
 
         As in FNet: it normalizes, and all its matrices are feed-forward, to
-        a greater width and back.
+        a width that is not less and back.
         """
         if node in self._above_attention or node.parent is None:
             return False
         if not any(is_normalization(c.layer) for c in node.children):
             return False
         networks = self._feed_forward(node)
-        return any(not is_adapter(n) for n in networks) and sum(
+        return any(not is_bottleneck(n) for n in networks) and sum(
             map(len, networks)
         ) == len(list(node.all_matrices()))
 
 
 def _without_adapters(networks, attention):
-    """Leaves out what is narrow beside a wide network, or without attention."""
+    """Leaves out adapters next to a wide network, or without attention."""
     wide = [network for network in networks if not is_adapter(network)]
     return wide or (networks if attention else [])
 

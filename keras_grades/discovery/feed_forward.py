@@ -174,12 +174,18 @@ def _says_gate(matrix):
 
 
 def is_adapter(pairs):
-    """Whether it does not go wider, and has no gate of its own.
+    """Whether its inner width is no greater than its outer, without a gate.
 
-    It is an adapter only next to a feed-forward network that does.
+    It is an adapter only next to a feed-forward network that goes wider.
     """
     down, _ = pairs[-1]
     return not down.is_stack and all(
         role != "ffn_gate" and matrix.width_in <= down.width_out
         for matrix, role in pairs
     )
+
+
+def is_bottleneck(pairs):
+    """Whether its inner width is less than its outer one."""
+    down, _ = pairs[-1]
+    return down.width_in < down.width_out
