@@ -1,7 +1,6 @@
 """The callback: `model.fit(..., callbacks=[GradES()])`."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,21 +13,21 @@ from keras_grades import checkpoint
 from keras_grades import compatibility
 from keras_grades import validation
 from keras_grades.backend import backend
-from keras_grades.backend import private
 from keras_grades.component import Component
+from keras_grades.discovery.selection import Selection
+from keras_grades.discovery.selection import select
 from keras_grades.keras_internals import saving
 from keras_grades.monitors import Monitor
 from keras_grades.optimizer import GradESOptimizer
 from keras_grades.policy import FreezePolicy
 from keras_grades.rebuild.costs import StepWork
+from keras_grades.rebuild.costs import parameters_of
 from keras_grades.rebuild.decision import Rebuilds
 from keras_grades.rebuild.installation import find_installation
 from keras_grades.rebuild.installation import unwrap
 from keras_grades.report import FreezeReport
 from keras_grades.run import Plan
 from keras_grades.run import Run
-from keras_grades.selection import Selection
-from keras_grades.selection import select
 from keras_grades.train_step import optimizer_place
 from keras_grades.truncation import find_followers
 
@@ -251,12 +250,7 @@ class GradES(keras.callbacks.Callback):
                 rebuild_is_free=not backend.compiles(model),
                 max_rebuilds=backend.max_rebuilds(model),
             ),
-            work=StepWork(
-                components,
-                followers,
-                private.matrix_parameters(model),
-                sum(math.prod(v.shape) for v in model.trainable_variables),
-            ),
+            work=StepWork(components, followers, *parameters_of(model)),
             clock=self.clock,
             restore_trainable=self.restore_trainable,
             say=self._say,

@@ -7,16 +7,17 @@ block maps its width to another and back (`feed_forward`, `graph`).
 
 import collections
 import os
-import re
 from collections.abc import Callable
 
 import keras
 
-from keras_grades.backend import private
 from keras_grades.component import Component
 from keras_grades.component import ComponentList
 from keras_grades.discovery.blocks import Blocks
+from keras_grades.discovery.tree import embedding_variable_ids
 from keras_grades.discovery.tree import layer_tree
+from keras_grades.validation import check_pattern
+from keras_grades.validation import excerpt
 
 __all__ = ["find_components"]
 
@@ -74,17 +75,17 @@ def find_components(
         raise ValueError(
             "No component is left by the selection. Received: "
             f"include={include!r}, exclude={exclude!r}. There are: "
-            + ", ".join(c.name for c in found[:8])
-            + (f", ... ({len(found)} in all)" if len(found) > 8 else "")
+            + excerpt([c.name for c in found])
         )
     return ComponentList(chosen)
 
 
 def _find(model):
     trainable = {id(v) for v in model.trainable_variables}
-    taken = private.embedding_variable_ids(model)
+    tree = layer_tree(model)
+    taken = embedding_variable_ids(tree)
     components = []
-    for matrix, role, block in Blocks(layer_tree(model)).roles():
+    for matrix, role, block in Blocks(tree).roles():
         variables = tuple(v for v in matrix.variables if id(v) in trainable)
         if not variables or variables[0] is not matrix.variables[0]:
             continue
@@ -124,13 +125,7 @@ def _predicate(name, selection):
             f"function `Component -> bool`. Received: {name}={selection!r} "
             f"of type {type(selection).__name__}"
         )
-    try:
-        pattern = re.compile(selection)
-    except re.error as error:
-        raise ValueError(
-            f"`{name}` must be a valid regular expression. Received: "
-            f"{name}={selection!r} ({error})"
-        ) from error
+    pattern = check_pattern(f"`{name}`", selection)
     return lambda component: bool(pattern.search(component.name))
 
 

@@ -9,8 +9,8 @@ from keras_grades.discovery.feed_forward import feed_forward_roles
 from keras_grades.discovery.feed_forward import is_adapter
 from keras_grades.discovery.feed_forward import is_bottleneck
 from keras_grades.discovery.graph import Graph
+from keras_grades.discovery.tree import branching_graph
 from keras_grades.discovery.tree import group_lists
-from keras_grades.discovery.tree import is_graph
 from keras_grades.discovery.tree import is_normalization
 
 
@@ -25,7 +25,11 @@ class Blocks:
         self._order = {m: i for i, m in enumerate(root.all_matrices())}
         group_lists(root)
         self._nodes = list(_walk_past_poolers(root))
-        self._graphs = {n: Graph(n) for n in self._nodes if is_graph(n.layer)}
+        self._graphs = {
+            node: Graph(node, graph)
+            for node in self._nodes
+            if (graph := branching_graph(node.layer)) is not None
+        }
         self._attention = {
             node: units
             for node in self._nodes

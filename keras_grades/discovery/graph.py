@@ -9,9 +9,9 @@ import collections
 
 import keras
 
-from keras_grades.backend import private
 from keras_grades.discovery.feed_forward import network
 from keras_grades.discovery.tree import is_normalization
+from keras_grades.keras_internals.graph import graph_calls
 
 # What operations that attend take.
 ARGUMENTS = {
@@ -27,11 +27,12 @@ class Graph:
 
     Args:
         node: `Node` of the model.
+        graph: The functional model.
     """
 
-    def __init__(self, node):
+    def __init__(self, node, graph):
         self._node = node
-        self._sources = private.graph_sources(node.layer)
+        self._sources = _sources(graph)
         self._consumers = {operation: [] for operation in self._sources}
         for operation, sources in self._sources.items():
             for source in sources:
@@ -225,6 +226,22 @@ class Graph:
         while node.parent is not self._node:
             node = node.parent
         return node.layer
+
+
+def _sources(graph):
+    """The operations that feed each operation, in the order of the model."""
+    sources = {operation: [] for operation in graph.operations}
+    # The operation that makes each tensor; inputs have an operation, too.
+    maker = {
+        id(tensor): operation
+        for operation in graph.operations
+        if isinstance(operation, keras.layers.InputLayer)
+        for tensor in keras.tree.flatten(operation.output)
+    }
+    for call in graph_calls(graph):
+        sources[call.operation] += [maker[id(t)] for t in call.inputs]
+        maker |= {id(t): call.operation for t in call.outputs}
+    return sources
 
 
 def _input_roles(reached):

@@ -10,7 +10,11 @@ import re
 
 import keras
 
-from keras_grades.backend import private
+from keras_grades.keras_internals.graph import graph_of
+from keras_grades.keras_internals.layers import generated_name
+from keras_grades.keras_internals.layers import own_variables
+from keras_grades.keras_internals.layers import raw_kernel
+from keras_grades.keras_internals.layers import sublayers
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 PROJECTIONS = (keras.layers.Dense, keras.layers.EinsumDense, *CONVOLUTIONS)
@@ -88,7 +92,7 @@ class Matrix:
 
     @property
     def names(self):
-        """What it is called, and what holds nothing else."""
+        """Its name, and that of a layer that holds nothing else."""
         node = self.node
         if not isinstance(node.layer, PROJECTIONS):
             return (self.path.rpartition("/")[2],)
@@ -110,9 +114,25 @@ def is_normalization(layer):
     )
 
 
-def is_graph(layer):
-    """Whether a layer is a functional model."""
-    return isinstance(layer, keras.Model) and hasattr(layer, "operations")
+def branching_graph(layer):
+    """The graph of a layer, or `None` if it has none, or is a chain.
+
+    In a chain the order of the layers tells as much as the edges.
+    """
+    graph = graph_of(layer)
+    if graph is None or isinstance(layer, keras.Sequential):
+        return None
+    return graph
+
+
+def embedding_variable_ids(root):
+    """The ids of all variables in a tree that an embedding looks up."""
+    return {
+        id(v)
+        for node in root.walk()
+        if isinstance(node.layer, keras.layers.Embedding)
+        for v in node.layer.variables
+    }
 
 
 def layer_tree(model):
@@ -124,7 +144,7 @@ def layer_tree(model):
 
 def _grow(node, seen):
     names = {}
-    for attribute, layer in private.sublayers(node.layer):
+    for attribute, layer in sublayers(node.layer):
         name = _unique(_own_name(layer, attribute), names)
         if id(layer) in seen:
             continue
@@ -144,7 +164,7 @@ def group_lists(root):
     functional model the edges tell more.
     """
     for node in list(root.walk()):
-        lists = {} if is_graph(node.layer) else _lists(node)
+        lists = {} if branching_graph(node.layer) else _lists(node)
         if len(lists) < 2:
             continue
         groups, children = {}, []
@@ -207,7 +227,7 @@ def _is_projection(node):
 
 def _own_name(held, attribute):
     """The name of a layer or variable, if the user gave it one."""
-    generated = private.to_snake_case(type(held).__name__)
+    generated = generated_name(held)
     if re.fullmatch(rf"{re.escape(generated)}(_\d+)?", held.name):
         return attribute or generated
     return held.name
@@ -225,10 +245,10 @@ def _unique(name, used):
 
 def _matrices(node, names):
     layer = node.layer
-    if isinstance(layer, PROJECTIONS) and not hasattr(layer, "_kernel"):
+    kernel = raw_kernel(layer)
+    if isinstance(layer, PROJECTIONS) and kernel is None:
         return []  # It was never called, or is quantized for good.
     if isinstance(layer, CONVOLUTIONS):
-        kernel = layer._kernel
         return [
             Matrix(
                 node,
@@ -258,7 +278,7 @@ def _kernel_variables(layer):
     if getattr(layer, "lora_enabled", False):
         return (layer.lora_kernel_a, layer.lora_kernel_b)
     bias = () if layer.bias is None else (layer.bias,)
-    return (layer._kernel, *bias)
+    return (raw_kernel(layer), *bias)
 
 
 def _widths(layer):
@@ -266,10 +286,11 @@ def _widths(layer):
     if isinstance(layer, keras.layers.Dense):
         return layer.input_spec.axes[-1], layer.units
     # Packed to int4, the kernel itself is of another shape.
-    shape = getattr(layer, "original_kernel_shape", layer._kernel.shape)
-    inputs, kernel, outputs = re.split(",|->", layer.equation.replace(" ", ""))
+    kernel = raw_kernel(layer)
+    shape = getattr(layer, "original_kernel_shape", kernel.shape)
+    inputs, axes, outputs = re.split(",|->", layer.equation.replace(" ", ""))
     width_in = width_out = 1
-    for axis, size in zip(kernel, shape):
+    for axis, size in zip(axes, shape):
         if axis in inputs and axis not in outputs:
             width_in *= size
         elif axis in outputs and axis not in inputs:
@@ -280,7 +301,7 @@ def _widths(layer):
 
 def _added_by_hand(node, names):
     """Weights of rank two and more that a layer adds by itself."""
-    own = private.own_variables(node.layer)
+    own = own_variables(node.layer)
     if all(len(v.shape) < 2 for _, v in own):
         return []
     below = {id(v) for c in node.children for v in c.layer.variables}

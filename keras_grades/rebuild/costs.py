@@ -1,6 +1,11 @@
 """What a rebuilt train step saves: counted, then measured."""
 
+import math
+
 import numpy as np
+
+from keras_grades.discovery.tree import embedding_variable_ids
+from keras_grades.discovery.tree import layer_tree
 
 
 class StepWork:
@@ -43,6 +48,22 @@ class StepWork:
                 saved += self.UPDATE * group.size
                 is_truncated[list(group.components)] = True
         return (saved + self._sizes[is_truncated].sum()) / self._total
+
+
+def parameters_of(model):
+    """Counts parameters for `StepWork`.
+
+    Returns:
+        Two integers: those in matrices that a step multiplies with, which
+        tables of embeddings are not, and all trainable ones.
+    """
+    looked_up = embedding_variable_ids(layer_tree(model))
+    matrices = sum(
+        math.prod(v.shape)
+        for v in model.variables
+        if len(v.shape) > 1 and id(v) not in looked_up
+    )
+    return matrices, sum(math.prod(v.shape) for v in model.trainable_variables)
 
 
 class SavingEstimate:

@@ -1,15 +1,16 @@
-"""Where the backward pass may end: what lies below the blocks still training.
+"""Variables that are frozen with components above them.
 
-When every component of the lowest blocks is frozen, nothing is gained by
-going on with their norms and biases and the embeddings below, and only if
-they are frozen too does the backward pass end above them.
+When every component of the lowest blocks is frozen, to go on training their
+norms and biases and the embeddings below gains nothing, and only if they are
+frozen too does the backward pass end above them.
 """
 
 import warnings
 
 from keras_grades.component import Followers
-from keras_grades.data_flow import DataFlow
 from keras_grades.discovery import find_components
+from keras_grades.truncation.data_flow import DataFlow
+from keras_grades.validation import excerpt
 
 
 def find_followers(model, components):
@@ -53,7 +54,6 @@ def _warn_of_unplaced(variables):
             "`truncate_backward` cannot know what lies below these variables, "
             "which are not in a functional graph, and leaves them in "
             "training, so the backward pass may not end above them: "
-            + ", ".join(paths[:8])
-            + (f", ... ({len(paths)} in all)" if len(paths) > 8 else ""),
+            + excerpt(paths),
             stacklevel=4,
         )

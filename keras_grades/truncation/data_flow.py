@@ -8,7 +8,9 @@ not known.
 
 import dataclasses
 
-from keras_grades.backend import private
+from keras_grades.keras_internals.graph import graph_calls
+from keras_grades.keras_internals.graph import graph_of
+from keras_grades.keras_internals.layers import sublayers
 
 
 @dataclasses.dataclass(eq=False)
@@ -115,7 +117,7 @@ class DataFlow:
             The same for each tensor that it makes, or one list for all.
         """
         sources = _joined(inputs)
-        graph = private.graph_of(layer)
+        graph = graph_of(layer)
         if graph is not None:
             if len(inputs) != len(graph.inputs):
                 inputs = [sources] * len(graph.inputs)
@@ -131,7 +133,7 @@ class DataFlow:
     def _add_graph(self, graph, inputs):
         """Adds the calls of a functional model."""
         made_by = {id(t): calls for t, calls in zip(graph.inputs, inputs)}
-        for call in private.graph_calls(graph):
+        for call in graph_calls(graph):
             sources = [made_by.get(id(t), []) for t in call.inputs]
             made = self._add_layer(call.operation, sources, call.variables)
             if len(made) != len(call.outputs):
@@ -143,7 +145,7 @@ class DataFlow:
         """Adds the parts of a layer that is no graph: a chain for each list."""
         parts = [
             (name, part, self._blocks_in(part))
-            for name, part in private.sublayers(layer)
+            for name, part in sublayers(layer)
         ]
         first = [bool(blocks) for _, _, blocks in parts].index(True)
         looked_up = [
