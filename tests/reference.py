@@ -152,7 +152,6 @@ def train(
     monitor="gradient",
     norm="l1",
     patience=0,
-    interval=1,
     cooldown=0,
     followers=(),
     accumulate=1,
@@ -252,14 +251,13 @@ def train(
                 )
                 s = relative_change(sizes[i])
             row.append(s)
-            if t % interval == 0:
-                below[i] = below[i] + 1 if s < tau[i] else 0
-                if (
-                    t >= grace_steps
-                    and below[i] >= patience + 1
-                    and not converged_at[i]
-                ):
-                    converged_at[i] = t
+            below[i] = below[i] + 1 if s < tau[i] else 0
+            if (
+                t >= grace_steps
+                and below[i] >= patience + 1
+                and not converged_at[i]
+            ):
+                converged_at[i] = t
             if converged_at[i] and t == end_of(converged_at[i], cooldown):
                 frozen_at[i] = t
                 for v in group:

@@ -17,7 +17,7 @@ from keras_grades.rule import share_of_update
 NAN, INF = float("nan"), float("inf")
 
 
-def freeze_steps(rows, tau, grace_steps, patience, interval, cooldown=0):
+def freeze_steps(rows, tau, grace_steps, patience, cooldown=0):
     """Steps through `decide`; the freeze step of each component."""
     n = len(rows[0])
     below, converged_at, frozen_at = np.zeros((3, n), "int32")
@@ -31,7 +31,7 @@ def freeze_steps(rows, tau, grace_steps, patience, interval, cooldown=0):
             keras.ops.array(tau, "float32"),
             grace_steps=grace_steps,
             patience=patience,
-            interval=interval,
+            interval=1,
             cooldown=cooldown,
         )
     return keras.ops.convert_to_numpy(frozen_at).tolist()
@@ -39,41 +39,36 @@ def freeze_steps(rows, tau, grace_steps, patience, interval, cooldown=0):
 
 def test_freezes_at_the_first_step_below_tau():
     rows = [[3, 1], [2, 3], [0.5, 2], [2, 0.9]]
-    assert freeze_steps(rows, [1, 1], 0, 0, 1) == [3, 4]
+    assert freeze_steps(rows, [1, 1], 0, 0) == [3, 4]
 
 
 def test_tau_itself_is_not_below_tau():
-    assert freeze_steps([[1.0], [1.0]], [1.0], 0, 0, 1) == [0]
+    assert freeze_steps([[1.0], [1.0]], [1.0], 0, 0) == [0]
 
 
 def test_nothing_freezes_before_the_grace_period_ends():
-    assert freeze_steps([[0.0]] * 9, [1.0], 5, 0, 1) == [5]
+    assert freeze_steps([[0.0]] * 9, [1.0], 5, 0) == [5]
 
 
 @pytest.mark.parametrize("cooldown", [2**31 - 1, 2**40, 1e30])
 def test_a_cooldown_that_never_ends(cooldown):
-    assert freeze_steps([[0]] * 6, [1], 2, 0, 1, cooldown) == [0]
+    assert freeze_steps([[0]] * 6, [1], 2, 0, cooldown) == [0]
 
 
 def test_patience_counts_measured_steps_in_a_row():
     rows = [[0], [0], [2], [0], [0], [0]]
-    assert freeze_steps(rows, [1], 0, 2, 1) == [6]
+    assert freeze_steps(rows, [1], 0, 2) == [6]
 
 
 def test_patience_may_begin_in_the_grace_period():
-    assert freeze_steps([[0]] * 6, [1], 4, 3, 1) == [4]
-
-
-def test_only_every_interval_th_step_is_measured():
-    rows = [[0], [2], [0], [0], [0], [0]]
-    assert freeze_steps(rows, [1], 0, 1, 2) == [6]
+    assert freeze_steps([[0]] * 6, [1], 4, 3) == [4]
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_what_is_not_finite_is_never_below(bad):
     rows = [[bad]] * 3 + [[0.0]]
-    assert freeze_steps(rows, [1e30], 0, 0, 1) == [4]
-    assert freeze_steps([[0], [bad], [0], [0]], [1], 0, 1, 1) == [4]
+    assert freeze_steps(rows, [1e30], 0, 0) == [4]
+    assert freeze_steps([[0], [bad], [0], [0]], [1], 0, 1) == [4]
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,22 +84,17 @@ def test_what_is_not_finite_is_never_below(bad):
     ),
     grace_steps=st.integers(0, 8),
     patience=st.integers(0, 3),
-    interval=st.integers(1, 3),
     cooldown=st.one_of(st.integers(0, 4), st.sampled_from([0.0, 0.5, 1.5])),
 )
-def test_the_rule_of_the_paper(rows, grace_steps, patience, interval, cooldown):
+def test_the_rule_of_the_paper(rows, grace_steps, patience, cooldown):
     expected = []
     for i in range(3):
-        measured = [
-            (t, rows[t - 1][i] < 1.0)
-            for t in range(1, len(rows) + 1)
-            if t % interval == 0
-        ]
+        is_below = [row[i] < 1.0 for row in rows]
         frozen_at = 0
-        for k, (t, _) in enumerate(measured):
-            window = measured[max(0, k - patience) : k + 1]
+        for t in range(1, len(rows) + 1):
+            window = is_below[max(0, t - patience - 1) : t]
             long_enough = len(window) == patience + 1
-            if t >= grace_steps and long_enough and all(b for _, b in window):
+            if t >= grace_steps and long_enough and all(window):
                 frozen_at = t
                 break
         # Then it cools down, in so many steps, or so many times as many.
@@ -113,9 +103,7 @@ def test_the_rule_of_the_paper(rows, grace_steps, patience, interval, cooldown):
         elif frozen_at:
             frozen_at += cooldown
         expected.append(frozen_at if frozen_at <= len(rows) else 0)
-    actual = freeze_steps(
-        rows, [1.0] * 3, grace_steps, patience, interval, cooldown
-    )
+    actual = freeze_steps(rows, [1.0] * 3, grace_steps, patience, cooldown)
     assert actual == expected
 
 
@@ -166,8 +154,6 @@ def test_what_is_frozen_takes_nothing_of_an_update():
         ({"cooldown": INF}, ValueError, "cooldown=inf"),
         ({"cooldown": "1"}, TypeError, "cooldown='1' of type str"),
         ({"cooldown": True}, TypeError, "cooldown=True"),
-        ({"interval": 0}, ValueError, "`interval` must be >= 1"),
-        ({"interval": True}, TypeError, "interval=True"),
     ],
 )
 def test_bad_arguments(arguments, error, says):
