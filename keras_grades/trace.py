@@ -1,20 +1,43 @@
-"""The statistics of a run, step by step, on the host."""
+"""The statistics of a run, step by step.
+
+The last of them are kept in a ring buffer on the device, so that the host can
+have all of them and look at few steps only.
+"""
 
 import numpy as np
+from keras import ops
+
+# Rows of the buffer: the host looks at least this often.
+ROWS = 64
+
+
+def row_of(step):
+    """The row of the buffer for a step, counted from 1."""
+    return (step - 1) % ROWS
+
+
+def with_row(buffer, step, statistic):
+    """The buffer with the statistic of a step in it.
+
+    Args:
+        buffer: Float tensor of shape `(ROWS, n)`.
+        step: Integer scalar tensor.
+        statistic: Float tensor of shape `(n,)`.
+    """
+    rows = np.arange(ROWS, dtype="int32")[:, None]
+    return ops.where(ops.equal(rows, row_of(step)), statistic, buffer)
 
 
 class Trace:
-    """Collects the optimizer's ring buffer before it is overwritten.
+    """Collects the buffer on the host before it is overwritten.
 
     Args:
         step: Integer, the steps taken before the first one to collect.
         components: Integer, their number.
-        interval: Integer, every how many steps was measured.
     """
 
-    def __init__(self, step, components, interval):
+    def __init__(self, step, components):
         self.step = step
-        self._interval = interval
         self._components = components
         self._steps = []
         self._rows = []
@@ -24,14 +47,12 @@ class Trace:
 
         Args:
             step: Integer, the last step taken.
-            buffer: Float array of shape `(rows, n)`; step t is in row
-                `(t - 1) % rows`.
+            buffer: Float array of shape `(ROWS, n)`.
         """
-        first = max(self.step + 1, step - len(buffer) + 1)
+        first = max(self.step + 1, step - ROWS + 1)
         for t in range(first, step + 1):
-            if t % self._interval == 0:
-                self._steps.append(t)
-                self._rows.append(np.array(buffer[(t - 1) % len(buffer)]))
+            self._steps.append(t)
+            self._rows.append(np.array(buffer[row_of(t)]))
         self.step = step
 
     def as_dict(self):

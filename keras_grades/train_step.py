@@ -5,7 +5,10 @@ they are when it is traced, so after a structural freeze and a new trace the
 frozen ones are out of the backward pass. What is left to add is the log.
 """
 
-from keras_grades import backend
+import keras
+
+from keras_grades.backend import backend
+from keras_grades.optimizer import GradESOptimizer
 
 
 class GradESMixin:
@@ -13,16 +16,52 @@ class GradESMixin:
 
     `keras_grades.GradES` does this by itself for any model. The mixin is for
     a `Model` subclass that is trained with `GradESOptimizer` and without the
-    callback.
+    callback: `fit()` then measures, freezes exactly and logs, but neither
+    rebuilds the train step nor stops. Name it before `keras.Model`. A class
+    with a `train_step` of its own is named after it:
+    `class MyModel(GradESMixin, ModelWithTrainStep)`.
 
     Example:
 
     ```python
     class MyModel(keras_grades.GradESMixin, keras.Model):
-        ...
+        def call(self, inputs):
+            ...
+
+    model = MyModel(...)
+    model.build(...)
+    components = keras_grades.find_components(model)
+    model.compile(
+        keras_grades.GradESOptimizer(
+            keras.optimizers.AdamW(1e-4), components, total_steps=1000
+        ),
+        loss=...,
+    )
+    model.fit(...)  # The progress bar shows `frozen_ratio`.
     ```
     """
 
     def train_step(self, *args, **kwargs):
-        train_step = super().train_step
-        return backend.with_frozen_ratio(train_step, self)(*args, **kwargs)
+        return with_logs(super().train_step, self)(*args, **kwargs)
+
+
+def with_logs(train_step, model):
+    """The train step of a model, with the logs of its `GradESOptimizer`."""
+    return backend.with_logs(train_step, model, find_grades_optimizer)
+
+
+def find_grades_optimizer(model):
+    """The model's `GradESOptimizer`, also inside loss scaling, or `None`."""
+    optimizer = getattr(*optimizer_place(model))
+    return optimizer if isinstance(optimizer, GradESOptimizer) else None
+
+
+def optimizer_place(model):
+    """Where the wrapped optimizer goes: object and name of the attribute.
+
+    Loss scaling stays outermost, so that what GradES is given is unscaled,
+    and finite.
+    """
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        return model.optimizer, "inner_optimizer"
+    return model, "optimizer"

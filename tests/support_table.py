@@ -2,15 +2,12 @@
 
     python tests/support_table.py
 
-puts it there. `test_support_table.py` fails when it is not up to date.
+puts it there. `test_readme_tables.py` fails when it is not up to date.
 """
 
-import pathlib
-
 import configurations
+import readme
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- support table: begin -->\n", "<!-- support table: end -->\n"
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 
 
@@ -35,11 +32,5 @@ def table():
     return "\n".join(lines) + "\n"
 
 
-def replaced(text):
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + table() + END + after
-
-
 if __name__ == "__main__":
-    README.write_text(replaced(README.read_text(encoding="utf-8")), "utf-8")
+    readme.write("support table", table())

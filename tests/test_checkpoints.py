@@ -92,9 +92,6 @@ def resumed(name):
     )
 
 
-@pytest.mark.xfail(
-    strict=False, reason="The arguments are not retired yet: no warning."
-)
 @pytest.mark.parametrize("name", RETIRED)
 def test_a_retired_argument_is_ignored_with_a_warning(name, expected):
     with pytest.warns(UserWarning, match=RETIRED[name]):

@@ -11,6 +11,7 @@ import reference
 import small
 
 import keras_grades
+from keras_grades.policy import FreezePolicy
 
 GRACE = 4
 # How what has converged is frozen.
@@ -101,7 +102,8 @@ def run_reference(configuration, cooldown):
         weights = small.batches(weights, y, configurations.BATCH)
         batches = [(*batch, w) for batch, (w, _) in zip(batches, weights)]
     batches = batches * (configuration.ends_after or configuration.epochs)
-    _, tau = keras_grades.rule.Rule(TAU).thresholds(components)
+    policy = FreezePolicy(tau=TAU, alpha=0)
+    tau = policy.resolve(components, total_steps=None).tau
     trainable = list(model.trainable_variables)
     frozen_at, trace = reference.train(
         model,

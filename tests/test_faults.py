@@ -11,7 +11,7 @@ import small
 from hypothesis import strategies as st
 
 from keras_grades import GradES
-from keras_grades import backend
+from keras_grades.backend import backend
 
 EPOCHS, BATCHES, BATCH = 3, 5, 4
 # Some freeze early, some late, so that the train step is rebuilt twice.

@@ -1,5 +1,6 @@
 """What a step costs besides its arithmetic: transfers, copies, waiting."""
 
+import dataclasses
 import functools
 import gc
 import weakref
@@ -10,9 +11,9 @@ import pytest
 import small
 
 from keras_grades import GradES
-from keras_grades import backend
-from keras_grades import optimizer
-from keras_grades.backend import private
+from keras_grades.backend import backend
+from keras_grades.criterion import Prescribed
+from keras_grades.train_step import find_grades_optimizer
 
 HUGE, TINY = 1e30, 1e-30
 
@@ -102,7 +103,7 @@ def test_copies_of_gradients_go_with_the_structural_freeze():
 
     class Count(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            optimizer = private.find_grades_optimizer(self.model)
+            optimizer = find_grades_optimizer(self.model)
             found = [
                 v
                 for v in optimizer.variables
@@ -139,7 +140,7 @@ def test_other_monitors_keep_no_copy(monitor):
     shapes = []
     look = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: shapes.extend(
-            v.shape for v in private.find_grades_optimizer(model)._variables
+            v.shape for v in find_grades_optimizer(model)._variables
         )
     )
     grades = GradES(TINY, monitor=monitor, verbose=0)
@@ -152,8 +153,7 @@ def test_other_monitors_keep_no_copy(monitor):
 def test_compiler_is_not_driven_to_give_up(monkeypatch):
     """After as many rebuilds as are allowed, freezing is logical, and said."""
     monkeypatch.setattr(backend, "max_rebuilds", lambda model: 1)
-    monkeypatch.setattr(optimizer, "decide", one_by_one)
-    grades = GradES(1.0, alpha=0, recompile="always", verbose=0)
+    grades = one_by_one(12)
     rebuilds = []
     count = keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda batch, logs: rebuilds.append(
@@ -183,11 +183,9 @@ def test_dynamo_does_not_give_up_on_the_train_step(monkeypatch, caplog):
     # What the graphs are compiled to makes no difference here, only time.
     compile_eagerly = functools.partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", compile_eagerly)
-    # One component after the other, each at a step of its own.
-    monkeypatch.setattr(optimizer, "decide", one_by_one)
     model = small.transformer(blocks=1)
     model.compile(keras.optimizers.SGD(0.01), small.loss(), jit_compile=True)
-    grades = GradES(1.0, alpha=0, recompile="always", verbose=0)
+    grades = one_by_one(6)
     x, y = small.data(14)
     with pytest.warns(UserWarning, match="rebuilt once more"):
         model.fit(x, y, 4, verbose=0, callbacks=[grades])
@@ -200,10 +198,11 @@ def test_dynamo_does_not_give_up_on_the_train_step(monkeypatch, caplog):
     assert not [m for m in given_up if "train_step" in m]
 
 
-def one_by_one(
-    statistic, below, converged_at, frozen_at, step, tau, **arguments
-):
-    """Freezes a component every second step."""
-    due = 2 * np.arange(1, statistic.shape[0] + 1, dtype="int32")
-    frozen_at = keras.ops.where(keras.ops.equal(due, step), step, frozen_at)
-    return below, frozen_at, frozen_at
+def one_by_one(components):
+    """Freezes a component every second step, and rebuilds each time."""
+    grades = GradES(recompile="always", verbose=0)
+    steps = range(2, 2 * components + 1, 2)
+    grades.policy = dataclasses.replace(
+        grades.policy, criterion=Prescribed(steps)
+    )
+    return grades

@@ -11,7 +11,7 @@ import keras
 import keras_hub
 import pytest
 
-from keras_grades.rule import Rule
+from keras_grades.policy import FreezePolicy
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 HUGE, TINY = 1e30, 1e-30
@@ -45,10 +45,16 @@ def test_they_need_no_tau(monkeypatch, name):
     monkeypatch.syspath_prepend(EXAMPLES)
     example = importlib.import_module(name)
     grades = example.runs.grades(example.parse_arguments([]))
-    assert grades.rule == Rule(norm="mean_l1")
+    assert grades.policy == FreezePolicy(norm="mean_l1")
     arguments = ["--tau=1e-5", "--monitor=weight_change", "--patience=2"]
     grades = example.runs.grades(example.parse_arguments(arguments))
-    assert grades.rule == Rule(1e-5, 0.5, "weight_change", "mean_l1", 2)
+    assert grades.policy == FreezePolicy(
+        tau=1e-5,
+        alpha=0.5,
+        monitor="weight_change",
+        norm="mean_l1",
+        patience=2,
+    )
 
 
 def test_image_classifier(monkeypatch, tmp_path):

@@ -8,8 +8,9 @@ import small
 
 import keras_grades
 from keras_grades import GradES
-from keras_grades import backend
-from keras_grades.backend import masking
+from keras_grades import masking
+from keras_grades.backend import backend
+from keras_grades.groups import Groups
 
 BATCHES = 6
 TAU = {"block_0": 1e30, "": 1e-30}
@@ -147,14 +148,15 @@ def test_half_precision_is_saved_and_resumed(model, tmp_path):
 def test_a_cooldown_is_as_exact_as_the_weights():
     start, end = 1 / 3, 1 / 3 + 1e-12
     variable = keras.Variable(np.array([start]), dtype="float64")
-    masking.update_masked(
-        lambda gradients: variable.assign(np.array([end])),
+    held, _ = masking.hold(
         [keras.ops.zeros(1)],
         [variable],
-        masking.copies([variable]),
-        keras.ops.convert_to_tensor([False]),
-        keras.ops.convert_to_tensor([0.25]),
+        Groups([], [], with_others=True),
+        frozen=keras.ops.convert_to_tensor([False]),
+        share=keras.ops.convert_to_tensor([0.25]),
         zero=False,
     )
+    variable.assign(np.array([end]))
+    masking.put_back(held)
     moved = float(variable.numpy()[0]) - start
     assert moved == pytest.approx(0.25 * (end - start), rel=1e-3, abs=0)

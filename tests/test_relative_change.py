@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from keras_grades import GradES
 from keras_grades import GradESOptimizer
 from keras_grades import find_components
-from keras_grades.component import Component
-from keras_grades.relative_change import SAMPLE
-from keras_grades.relative_change import RelativeChange
-from keras_grades.relative_change import _grid
-from keras_grades.relative_change import relative
-from keras_grades.rule import AUTO
-from keras_grades.rule import Rule
+from keras_grades.monitors.relative_change import SAMPLE
+from keras_grades.monitors.relative_change import RelativeChange
+from keras_grades.monitors.relative_change import _grid
+from keras_grades.monitors.relative_change import relative
+from keras_grades.policy import AUTO
+from keras_grades.policy import FreezePolicy
 
 
 def ratios(sizes):
@@ -113,21 +112,21 @@ def test_what_never_moves_is_unknown():
     assert np.isnan(ratios(np.zeros(50))).all()
 
 
-def relative_change(*shapes):
-    """The monitor for one component of such variables, and these."""
-    variables = [keras.Variable(np.ones(s, "float32")) for s in shapes]
-    made = RelativeChange(
-        [Component("c", "query", "b", tuple(variables))],
-        lambda shape, initializer, dtype, name: keras.Variable(
-            initializer, shape, dtype, trainable=False, name=name
-        ),
-    )
-    return made, variables
+def variables_of(*shapes):
+    return [keras.Variable(np.ones(s, "float32")) for s in shapes]
 
 
-def size_of(made):
-    """The size of the first update."""
-    return float(np.exp(made.state["log_mean"].numpy()[0]))
+def size_of_update(variables, update):
+    """The size of the first update of one component, by the monitor."""
+    monitor = RelativeChange()
+    state = {
+        name: keras.ops.zeros(spec.shape, spec.dtype)
+        for name, spec in monitor.init([None]).items()
+    }
+    carry = monitor.before(state, [()], [tuple(variables)])
+    update()
+    _, state = monitor.after(state, carry, [tuple(variables)])
+    return float(np.exp(keras.ops.convert_to_numpy(state["log_mean"])[0]))
 
 
 @pytest.mark.parametrize(
@@ -135,15 +134,16 @@ def size_of(made):
 )
 def test_a_sample_stands_for_all(shape):
     rng = np.random.default_rng(0)
-    made, (variable,) = relative_change(shape)
+    (variable,) = variables_of(shape)
     # Some rows and some columns move far more than others.
     update = rng.standard_normal(shape)
     update *= np.exp(rng.standard_normal((shape[0],) + (1,) * (len(shape) - 1)))
     update *= np.exp(rng.standard_normal(shape[-1:]))
-    measure = made.watch([variable], True)
-    variable.assign(variable.numpy() + update.astype("float32"))
-    measure()
-    assert size_of(made) == pytest.approx(np.abs(update).sum(), rel=0.5)
+    size = size_of_update(
+        [variable],
+        lambda: variable.assign(variable.numpy() + update.astype("float32")),
+    )
+    assert size == pytest.approx(np.abs(update).sum(), rel=0.5)
 
 
 @pytest.mark.parametrize(
@@ -155,21 +155,19 @@ def test_the_sample_is_small(shape):
     assert min(np.prod(shape), 0.7 * SAMPLE) <= entries <= SAMPLE
 
 
+def size_of_twos(*shapes):
+    variables = variables_of(*shapes)
+    return size_of_update(
+        variables, lambda: [v.assign(v + 2) for v in variables]
+    )
+
+
 def test_small_matrices_count_whole_and_their_biases_go_with_them():
-    made, variables = relative_change((4, 5), (5,), (5, 3))
-    measure = made.watch(variables, True)
-    for v in variables:
-        v.assign(v + 2)
-    measure()
-    assert size_of(made) == pytest.approx(2 * (20 + 15))
+    assert size_of_twos((4, 5), (5,), (5, 3)) == pytest.approx(2 * (20 + 15))
 
 
 def test_a_bias_alone_counts():
-    made, variables = relative_change((5,))
-    measure = made.watch(variables, True)
-    variables[0].assign(variables[0] + 2)
-    measure()
-    assert size_of(made) == pytest.approx(10)
+    assert size_of_twos((5,)) == pytest.approx(10)
 
 
 def fit(
@@ -207,7 +205,7 @@ def test_auto_needs_no_number():
     assert auto.stopped_step is not None
     own = GradES(0.5, alpha=0, monitor="relative_change", patience=9, verbose=0)
     assert fit(own) == frozen_at
-    assert Rule() == Rule("auto")
+    assert FreezePolicy() == FreezePolicy(tau="auto")
 
 
 def test_auto_freezes_nothing_while_it_goes_on():
@@ -247,15 +245,18 @@ def test_auto_in_a_config():
     again.build(model.trainable_variables)
     assert again.get_config() == optimizer.get_config()
     for name in ("monitor", "alpha", "patience"):
-        assert getattr(again.rule, name) == AUTO[name]
+        assert getattr(again.policy, name) == AUTO[name]
     assert again.tau.tolist() == [AUTO["tau"]] * 12
 
 
 def test_auto_takes_other_numbers():
-    rule = Rule("auto", alpha=0.25, patience=3)
-    assert rule.tau == AUTO["tau"] and rule.monitor == "relative_change"
-    assert rule.alpha == 0.25 and rule.patience == 3
-    assert Rule(1.0) == Rule(1.0, 0.5, "gradient", "l1", 0)
+    policy = FreezePolicy(tau="auto", alpha=0.25, patience=3)
+    assert policy.tau == AUTO["tau"] and policy.monitor == "relative_change"
+    assert policy.alpha == 0.25 and policy.patience == 3
+    paper = FreezePolicy(
+        tau=1.0, alpha=0.5, monitor="gradient", norm="l1", patience=0
+    )
+    assert FreezePolicy(tau=1.0) == paper
 
 
 def test_auto_is_of_one_monitor():

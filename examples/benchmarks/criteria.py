@@ -23,7 +23,7 @@ from task_list import TASKS
 from task_list import parse_arguments
 
 import keras_grades
-from keras_grades.relative_change import relative
+from keras_grades.monitors.relative_change import relative
 
 SAMPLE = 1024
 DECAY = 0.95

@@ -12,7 +12,7 @@ import common
 import numpy as np
 
 import keras_grades
-from keras_grades.rule import MONITORS
+from keras_grades.monitors import MONITORS
 
 
 def main(argv=None):

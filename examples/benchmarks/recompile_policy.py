@@ -10,19 +10,17 @@ happens between two steps of a run, a few milliseconds, may overlap with the
 next one's.
 """
 
+import dataclasses
 import math
 import threading
 import time
-from unittest import mock
 
 import common
 import keras
 import numpy as np
 
 import keras_grades
-from keras_grades import callback
-from keras_grades import installation
-from keras_grades import optimizer
+from keras_grades.criterion import Prescribed
 
 TARGET, TARGET_OF_PLAIN = 1.1, 1.02
 MODES = (None, "never", "auto", "always")
@@ -125,25 +123,23 @@ def run_in_turns(name, steps, schedule):
         limit = HOPELESS * (sum(never) + to_come)
         return sum(timers["always"].seconds) > limit
 
-    prepared = {mode: prepare(name, steps, mode, schedule) for mode in MODES}
+    prepared = {
+        mode: prepare(name, steps, mode, schedule, clock) for mode in MODES
+    }
     prepared["always"][1].append(StopWhen(is_hopeless))
-    n = len(keras_grades.find_components(prepared[None][0]))
-    decide = prescribed(SCHEDULES[schedule](n, steps))
-    with (
-        mock.patch.object(optimizer, "decide", decide),
-        mock.patch.object(callback, "time", clock),
-        mock.patch.object(installation, "time", clock),
-    ):
-        common.run_in_turns(fit, MODES, turns)
+    common.run_in_turns(fit, MODES, turns)
     return seconds
 
 
-def prepare(name, steps, mode, schedule):
+def prepare(name, steps, mode, schedule, clock):
     """A compiled model, and the callbacks to train it with."""
     model = common.compile_model(common.build(name))
     if mode is None:
         return model, []
+    n = len(keras_grades.find_components(model))
     grades = keras_grades.GradES(tau=1.0, alpha=0, recompile=mode, verbose=0)
+    grades.clock = clock.perf_counter
+    freeze_at(grades, SCHEDULES[schedule](n, steps))
     return model, [grades]
 
 
@@ -170,24 +166,13 @@ class StopWhen(keras.callbacks.Callback):
             self._model.stop_training = True
 
 
-def prescribed(freeze_steps):
-    """In place of the rule: freezes at given steps, but the last never.
+def freeze_at(grades, steps):
+    """Prescribes freeze steps, but for the last component: it never freezes.
 
     When all are frozen, training would end.
     """
-    due = freeze_steps.astype("int32")
-    due[-1] = np.iinfo("int32").max
-
-    def decide(
-        statistic, below, converged_at, frozen_at, step, tau, **arguments
-    ):
-        freezes = keras.ops.logical_and(
-            keras.ops.less_equal(due, step), keras.ops.equal(frozen_at, 0)
-        )
-        frozen_at = keras.ops.where(freezes, step, frozen_at)
-        return below, frozen_at, frozen_at
-
-    return decide
+    criterion = Prescribed([*steps[:-1], 0])
+    grades.policy = dataclasses.replace(grades.policy, criterion=criterion)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,12 @@
 
 import dataclasses
 import time
-from unittest import mock
 
 import keras
 import numpy as np
 import recompile_policy
 
 import keras_grades
-from keras_grades import optimizer
 
 # A fixed schedule freezes the blocks from below, at even distances from here
 # on. So does Composer's `LayerFreezing`, by default from a half of the run.
@@ -148,9 +146,11 @@ def replay(losses, patience):
     return epoch, stopping.best_epoch
 
 
-def with_grades(task, data, seed, **arguments):
+def with_grades(task, data, seed, freeze_steps=None, **arguments):
     """`fit()` with GradES, and what its report says."""
     grades = keras_grades.GradES(verbose=0, **arguments)
+    if freeze_steps is not None:
+        recompile_policy.freeze_at(grades, freeze_steps)
     model, _, result = train(task, data, seed, [grades])
     timing = grades.report.timing
     frozen = [c.frozen_at is not None for c in grades.components]
@@ -176,11 +176,15 @@ def fixed_schedule(task, data, seed):
     share = (np.arange(len(blocks)) + 1) / len(blocks)
     due = FIXED_START + (1 - FIXED_START) * share
     of = [blocks.index(c.block) for c in components]
-    decide = recompile_policy.prescribed((due * task.steps)[of])
-    with mock.patch.object(optimizer, "decide", decide):
-        return with_grades(
-            task, data, seed, tau=1.0, alpha=0, truncate_backward=True
-        )[2]
+    return with_grades(
+        task,
+        data,
+        seed,
+        freeze_steps=(due * task.steps)[of],
+        tau=1.0,
+        alpha=0,
+        truncate_backward=True,
+    )[2]
 
 
 def thresholds(task, data, seed):

@@ -25,7 +25,7 @@ from task_list import QUICK
 from task_list import TASKS
 from task_list import parse_arguments
 
-from keras_grades import rule
+from keras_grades import policy
 
 BASELINE = "early stopping, 3"
 METHODS = (
@@ -88,7 +88,11 @@ class Store:
         store = Store(self._folder / re.sub(r"\W+", "_", name))
         fields = dataclasses.asdict(task)
         settings = {k: v for k, v in fields.items() if not callable(v)}
-        settings |= {"auto": rule.AUTO, "tuned": methods.TUNED, "code": code()}
+        settings |= {
+            "auto": policy.AUTO,
+            "tuned": methods.TUNED,
+            "code": code(),
+        }
         settings |= more_settings
         kept = store.get("settings", lambda: settings)
         if kept != settings:
@@ -116,7 +120,7 @@ class Store:
 def code():
     """A fingerprint of the code that a result depends on."""
     here = pathlib.Path(__file__).parent
-    library = pathlib.Path(rule.__file__).parent
+    library = pathlib.Path(policy.__file__).parent
     files = [*here.glob("task*.py"), *library.rglob("*.py")]
     return f"{zlib.crc32(b''.join(f.read_bytes() for f in sorted(files))):08x}"
 

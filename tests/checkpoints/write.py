@@ -147,9 +147,11 @@ def freeze_state(model):
     optimizer = model.optimizer
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
+    names = ("below", "converged_at", "frozen_at")
     return {
-        name: np.copy(keras.ops.convert_to_numpy(getattr(optimizer, name)))
-        for name in ("below", "converged_at", "frozen_at")
+        v.name: np.copy(keras.ops.convert_to_numpy(v))
+        for v in optimizer.variables
+        if v.name in names
     }
 
 

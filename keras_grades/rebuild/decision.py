@@ -1,11 +1,9 @@
 """When to make freezes structural: a rebuilt step is faster, but not free."""
 
-import numbers
+from keras_grades.rebuild.costs import SavingEstimate
 
-import numpy as np
-
-# Of the cost of a rebuild, how much time may be lost before it is paid, once
-# nothing newly freezes.
+# Of the cost of a rebuild, the share that may be lost before it is paid, once
+# no component newly freezes.
 HESITATION = 0.25
 
 
@@ -46,72 +44,8 @@ def is_worth_it(cost, saving, remaining, lost, lost_since_last):
     return lost_since_last >= HESITATION * cost or lost >= cost
 
 
-class Work:
-    """Counts the operations of a step that freezing does away with.
-
-    In products of matrices: a step multiplies each matrix three times with a
-    batch, forward, backward for the gradient of its input and backward for
-    its own gradient, and then updates it. Freezing a component saves its own
-    gradient and its update; once the followers above it are frozen as well,
-    the backward pass ends there and saves the gradient of its input too.
-
-    Args:
-        components: List of `Component`.
-        followers: List of `Followers`, those that become structural too.
-        matrices: Integer, parameters in all matrices of the model.
-        parameters: Integer, all trainable parameters.
-    """
-
-    # An optimizer reads and writes a few arrays for each parameter. That is
-    # little beside a product with a batch of a thousand tokens, but slow.
-    UPDATE = 0.3
-
-    def __init__(self, components, followers, matrices, parameters):
-        self._sizes = np.array([c.size for c in components])
-        self._followers = followers
-        self._total = 3 * matrices + self.UPDATE * parameters
-
-    def share(self, frozen):
-        """The share of a step's work that is not done any more.
-
-        Args:
-            frozen: Boolean array of shape `(n,)`, which components are
-                structurally frozen.
-        """
-        saved = (1 + self.UPDATE) * self._sizes[frozen].sum()
-        is_truncated = np.zeros_like(frozen)
-        for group in self._followers:
-            if group.are_frozen(frozen):
-                saved += self.UPDATE * group.size
-                is_truncated[list(group.components)] = True
-        return (saved + self._sizes[is_truncated].sum()) / self._total
-
-
-class SavingEstimate:
-    """Seconds a step that a rebuilt train step saves.
-
-    How much of a step's time its matrices are depends on everything else in
-    it, so what was counted is corrected by what earlier rebuilds saved.
-    """
-
-    def __init__(self):
-        # Attention scores, norms and embeddings take time too.
-        self._correction = 0.5
-
-    def seconds(self, share, step_seconds):
-        """What doing away with a share of the work of a step saves."""
-        return self._correction * share * step_seconds
-
-    def observe(self, share, before, after):
-        """Learns from a rebuild: seconds a step before and after."""
-        counted = share * before
-        if counted > 0:
-            observed = min(max((before - after) / counted, 0.0), 2.0)
-            self._correction = (self._correction + observed) / 2
-
-
-class Recompile:
-    """Keeps the time and says when to rebuild the train step.
+class Rebuilds:
+    """Keeps the time and decides when to rebuild the train step.
 
     Args:
         mode: `"always"`, `"never"`, `"auto"` or an integer, the number of
@@ -128,12 +62,12 @@ class Recompile:
         self._estimate = SavingEstimate()
         self.total_steps = total_steps
         self._rebuild_is_free = rebuild_is_free
-        # What the train step does not do any more: components, and the share
-        # of its work; and the share that the last rebuild did away with.
+        # What is out of the train step: components, and the share of its
+        # work; and the share that the last rebuild took out.
         self._frozen = 0
         self._share = 0.0
         self._newest_share = 0.0
-        # What is frozen logically only, and the time that it has taken: in
+        # What is frozen only logically, and the time that it has cost: in
         # all, and when the last of it had just been seen.
         self._newly_frozen = 0
         self._lost = 0.0
@@ -160,8 +94,8 @@ class Recompile:
         Args:
             steps: Integer.
             seconds: Float.
-            share: Float, of a step's work, which they did for nothing: for
-                what is frozen, but only logically.
+            share: Float, the share of a step's work that they did for
+                nothing: for what is frozen only logically.
         """
         self._step_seconds.append(seconds / steps)
         self._lost += steps * self._estimate.seconds(share, self.step_seconds)
@@ -169,7 +103,7 @@ class Recompile:
             self._compare(self.compilations[-1], steps)
 
     def _compare(self, last, steps):
-        """Holds the steps since a compilation against those before."""
+        """Compares the steps since a compilation with those before."""
         is_first = last["step_seconds_after"] is None
         last["step_seconds_after"] = self.step_seconds
         if last["step_seconds_before"] is None:
@@ -201,7 +135,7 @@ class Recompile:
         Args:
             step: Integer, the last step taken.
             newly_frozen: Integer, components that are frozen only logically.
-            share: Float, of a step's work, that is done for them.
+            share: Float, the share of a step's work that is done for them.
         """
         if newly_frozen > self._newly_frozen:
             self._newly_frozen = newly_frozen
@@ -224,10 +158,14 @@ class Recompile:
         )
 
     def rebuilt(self, newly_frozen, share):
-        """Tells that so much is structurally frozen now.
+        """Tells that more is structurally frozen now.
 
-        Where nothing was compiled yet it is no rebuild: what is saved is
-        counted from there.
+        Before the first compilation it is no rebuild: savings are counted
+        from there.
+
+        Args:
+            newly_frozen: Integer, the components that are.
+            share: Float, the share of a step's work that is gone.
         """
         self._frozen += newly_frozen
         if self.compilations:
@@ -244,23 +182,3 @@ class Recompile:
             "seconds_saved_estimated": self._saved["estimated"],
             "seconds_saved_measured": self._saved["measured"],
         }
-
-
-def check_mode(mode):
-    """Raises unless `recompile` is one of what it may be."""
-    if isinstance(mode, str):
-        if mode not in ("auto", "always", "never"):
-            raise ValueError(
-                "`recompile` must be 'auto', 'always', 'never' or an integer "
-                f">= 1. Received: recompile={mode!r}"
-            )
-    elif not isinstance(mode, numbers.Integral) or isinstance(mode, bool):
-        raise TypeError(
-            "`recompile` must be 'auto', 'always', 'never' or an integer "
-            f">= 1. Received: recompile={mode!r} of type {type(mode).__name__}"
-        )
-    elif mode < 1:
-        raise ValueError(
-            "`recompile` as an integer, a number of newly frozen components, "
-            f"must be >= 1. Received: recompile={mode!r}"
-        )

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from keras_grades.component import Component
 from keras_grades.component import Followers
-from keras_grades.recompile import HESITATION
-from keras_grades.recompile import Recompile
-from keras_grades.recompile import SavingEstimate
-from keras_grades.recompile import Work
-from keras_grades.recompile import is_worth_it
+from keras_grades.rebuild.costs import SavingEstimate
+from keras_grades.rebuild.costs import StepWork
+from keras_grades.rebuild.decision import HESITATION
+from keras_grades.rebuild.decision import Rebuilds
+from keras_grades.rebuild.decision import is_worth_it
 
 
 def seconds_lost(cost, saving, planned, ran, freezes=1):
@@ -113,9 +113,9 @@ class Weight:
 def test_work_is_counted_in_products():
     components = [Component(c, "query", c, (Weight(),)) for c in "abc"]
     below = Followers((Weight(), Weight()), (0, 1))
-    work = Work(components, [below], matrices=400, parameters=1000)
+    work = StepWork(components, [below], matrices=400, parameters=1000)
     # A product forward and two backward, and the update of everything.
-    u = Work.UPDATE
+    u = StepWork.UPDATE
     whole = 3 * 400 + 1000 * u
     none, one = np.array([False] * 3), np.array([True, False, False])
     assert work.share(none) == 0
@@ -138,13 +138,13 @@ def test_estimate_learns_from_rebuilds():
     assert estimate.seconds(0.1, 2.0) == pytest.approx(0.0, abs=1e-3)
 
 
-def recompile(
+def rebuilds_by(
     mode, total_steps=1000, rebuild_is_free=False, max_rebuilds=math.inf
 ):
-    policy = Recompile(mode, total_steps, rebuild_is_free, max_rebuilds)
-    policy.compiled(step=1, seconds=10.0)
-    policy.ran(steps=10, seconds=10.0, share=0.0)
-    return policy
+    rebuilds = Rebuilds(mode, total_steps, rebuild_is_free, max_rebuilds)
+    rebuilds.compiled(step=1, seconds=10.0)
+    rebuilds.ran(steps=10, seconds=10.0, share=0.0)
+    return rebuilds
 
 
 @pytest.mark.parametrize(
@@ -156,36 +156,36 @@ def recompile(
     ],
 )
 def test_modes(mode, due):
-    policy = recompile(mode)
-    assert [policy.is_due(10, n, 0.1) for n in (1, 2, 3)] == due
-    assert not policy.is_due(10, 0, 0.0)
+    rebuilds = rebuilds_by(mode)
+    assert [rebuilds.is_due(10, n, 0.1) for n in (1, 2, 3)] == due
+    assert not rebuilds.is_due(10, 0, 0.0)
 
 
 def test_what_is_free_happens_at_once():
-    assert recompile("auto", rebuild_is_free=True).is_due(10, 1, 0.1)
-    assert not recompile("never", rebuild_is_free=True).is_due(10, 1, 0.1)
+    assert rebuilds_by("auto", rebuild_is_free=True).is_due(10, 1, 0.1)
+    assert not rebuilds_by("never", rebuild_is_free=True).is_due(10, 1, 0.1)
 
 
 def test_no_more_rebuilds_than_allowed():
-    policy = recompile("always", max_rebuilds=2)
+    rebuilds = rebuilds_by("always", max_rebuilds=2)
     for left in (1, 0):
-        assert policy.is_due(10, 1, 0.1)
-        policy.rebuilt(1, 0.1)
-        assert policy.rebuilds_left == left
-    assert not policy.is_due(10, 1, 0.1)
+        assert rebuilds.is_due(10, 1, 0.1)
+        rebuilds.rebuilt(1, 0.1)
+        assert rebuilds.rebuilds_left == left
+    assert not rebuilds.is_due(10, 1, 0.1)
 
 
 def test_what_was_never_compiled_is_no_rebuild():
     """Resumed, with something frozen from the start."""
-    policy = Recompile("always", 100, False, max_rebuilds=1)
-    policy.rebuilt(3, 1 / 3)
-    assert policy.rebuilds_left == 1
+    rebuilds = Rebuilds("always", 100, False, max_rebuilds=1)
+    rebuilds.rebuilt(3, 1 / 3)
+    assert rebuilds.rebuilds_left == 1
     for step, seconds in ((1, 1.0), (2, 0.8)):
-        policy.compiled(step, seconds=10.0)
-        policy.ran(steps=1, seconds=seconds, share=0.0)
+        rebuilds.compiled(step, seconds=10.0)
+        rebuilds.ran(steps=1, seconds=seconds, share=0.0)
         if step == 1:
-            policy.rebuilt(1, 0.2)
-    timing = policy.timing()
+            rebuilds.rebuilt(1, 0.2)
+    timing = rebuilds.timing()
     assert [c["frozen"] for c in timing["compilations"]] == [3, 4]
     assert timing["seconds_saved_measured"] == pytest.approx(0.2)
     # By the new fifth of a step of one second, not by the third as well.
@@ -194,40 +194,40 @@ def test_what_was_never_compiled_is_no_rebuild():
 
 def test_auto_rebuilds_when_it_pays():
     # Half of a third of a step of a second.
-    policy, share = recompile("auto"), 1 / 3
-    assert not policy.is_due(10, 3, share)  # Nothing lost yet.
-    policy.ran(steps=14, seconds=14.0, share=share)
-    assert not policy.is_due(24, 3, share)
-    policy.ran(steps=2, seconds=2.0, share=share)
-    assert policy.is_due(26, 3, share)  # 16 * 1/6 > 10 / 4.
-    assert not policy.is_due(950, 3, share)  # 50 * 1/6 < 10.
+    rebuilds, share = rebuilds_by("auto"), 1 / 3
+    assert not rebuilds.is_due(10, 3, share)  # Nothing lost yet.
+    rebuilds.ran(steps=14, seconds=14.0, share=share)
+    assert not rebuilds.is_due(24, 3, share)
+    rebuilds.ran(steps=2, seconds=2.0, share=share)
+    assert rebuilds.is_due(26, 3, share)  # 16 * 1/6 > 10 / 4.
+    assert not rebuilds.is_due(950, 3, share)  # 50 * 1/6 < 10.
 
 
 def test_auto_waits_while_something_newly_freezes():
-    policy = recompile("auto")
+    rebuilds = rebuilds_by("auto")
     for n in range(1, 5):
         # As much is lost as above, and one more component has frozen.
-        policy.ran(steps=16, seconds=16.0, share=n / 9)
-        is_due = policy.is_due(10 + 16 * n, n, n / 9)
+        rebuilds.ran(steps=16, seconds=16.0, share=n / 9)
+        is_due = rebuilds.is_due(10 + 16 * n, n, n / 9)
         # 16 * (1 + 2 + 3 + 4) / 18 < 10.
         assert not is_due
-    policy.ran(steps=6, seconds=6.0, share=4 / 9)
-    assert policy.is_due(90, 4, 4 / 9)
+    rebuilds.ran(steps=6, seconds=6.0, share=4 / 9)
+    assert rebuilds.is_due(90, 4, 4 / 9)
 
 
 def test_auto_with_an_unknown_length():
-    policy = recompile("auto", total_steps=None)
-    assert not policy.is_due(10**6 - 16, 3, 1 / 3)
-    policy.ran(steps=16, seconds=16.0, share=1 / 3)
-    assert policy.is_due(10**6, 3, 1 / 3)
+    rebuilds = rebuilds_by("auto", total_steps=None)
+    assert not rebuilds.is_due(10**6 - 16, 3, 1 / 3)
+    rebuilds.ran(steps=16, seconds=16.0, share=1 / 3)
+    assert rebuilds.is_due(10**6, 3, 1 / 3)
 
 
 def test_keeps_the_time():
-    policy = recompile("always")
-    policy.rebuilt(3, 1 / 3)
-    policy.compiled(step=20, seconds=8.0)
-    policy.ran(steps=10, seconds=8.0, share=0.0)
-    timing = policy.timing()
+    rebuilds = rebuilds_by("always")
+    rebuilds.rebuilt(3, 1 / 3)
+    rebuilds.compiled(step=20, seconds=8.0)
+    rebuilds.ran(steps=10, seconds=8.0, share=0.0)
+    timing = rebuilds.timing()
     assert timing["compilations"] == [
         {
             "step": 1,
@@ -250,14 +250,14 @@ def test_keeps_the_time():
 
 def test_keeps_the_time_of_rebuilds_in_a_row():
     """No step is timed between the first two compilations."""
-    policy = Recompile("always", 100, False, math.inf)
+    rebuilds = Rebuilds("always", 100, False, math.inf)
     for step in (1, 2):
-        policy.compiled(step, seconds=10.0)
-        policy.rebuilt(1, 0.1)
-    policy.ran(steps=1, seconds=1.0, share=0.0)
-    policy.compiled(3, seconds=10.0)
-    policy.ran(steps=1, seconds=0.9, share=0.0)
-    timing = policy.timing()
+        rebuilds.compiled(step, seconds=10.0)
+        rebuilds.rebuilt(1, 0.1)
+    rebuilds.ran(steps=1, seconds=1.0, share=0.0)
+    rebuilds.compiled(3, seconds=10.0)
+    rebuilds.ran(steps=1, seconds=0.9, share=0.0)
+    timing = rebuilds.timing()
     assert [c["step_seconds_after"] for c in timing["compilations"]] == [
         None,
         1.0,

@@ -1,0 +1,98 @@
+"""How a component that has converged comes to rest: at once, or annealed.
+
+An action reads `converged_at`, the step at which each of n components has
+converged, and `frozen_at`, the step whose update was its last; 0 is never.
+"""
+
+import numbers
+
+from keras import ops
+
+# More steps than any run has, and few enough for an int32.
+NEVER = 2**30
+
+
+class Freeze:
+    """A component is frozen at the step at which it converges."""
+
+    def share(self, state, step):
+        """The share of its update that each component takes at a step.
+
+        Args:
+            state: Dict with `"converged_at"` and `"frozen_at"`, integer
+                tensors of shape `(n,)`, before this step.
+            step: Integer scalar.
+
+        Returns:
+            Float tensor of shape `(n,)`, or `None`: all of it, until frozen.
+        """
+        del state, step
+
+    def is_at_rest(self, converged_at, step):
+        """Whether each component is frozen after a step.
+
+        Args:
+            converged_at: Integer tensor of shape `(n,)`, after this step.
+            step: Integer scalar.
+
+        Returns:
+            Boolean tensor of shape `(n,)`.
+        """
+        del step
+        return converged_at > 0
+
+
+class Anneal:
+    """Updates shrink linearly from convergence on; then it is frozen.
+
+    As FreezeOut (Brock et al., 2017) anneals the learning rate of each layer,
+    but from where it has converged.
+
+    Args:
+        cooldown: Integer, a number of steps, or float, a multiple of the
+            step at which a component has converged.
+    """
+
+    def __init__(self, cooldown):
+        self.cooldown = cooldown
+
+    def share(self, state, step):
+        return share_of_update(
+            state["converged_at"], state["frozen_at"], step, self.cooldown
+        )
+
+    def is_at_rest(self, converged_at, step):
+        steps = cooldown_steps(converged_at, self.cooldown)
+        return ops.logical_and(converged_at > 0, step - converged_at >= steps)
+
+
+def share_of_update(converged_at, frozen_at, step, cooldown):
+    """The share of its update that each component takes at a step.
+
+    All of it until it has converged; then it falls linearly, and is 0 from
+    the step after it has cooled down.
+
+    Args:
+        converged_at: Integer tensor of shape `(n,)`, before this step.
+        frozen_at: Integer tensor of shape `(n,)`, before this step. It may be
+            of a checkpoint that knows no cooldown, or another one.
+        step: Integer scalar, this step.
+        cooldown: As in `Anneal`.
+
+    Returns:
+        Float tensor of shape `(n,)`.
+    """
+    since = ops.cast(step - converged_at, "float32")
+    steps = cooldown_steps(converged_at, cooldown)
+    left = ops.maximum(1 - since / ops.cast(steps + 1, "float32"), 0.0)
+    left = ops.where(frozen_at > 0, 0.0, left)
+    has_begun = ops.logical_or(converged_at > 0, frozen_at > 0)
+    return ops.where(has_begun, left, 1.0)
+
+
+def cooldown_steps(converged_at, cooldown):
+    """How long each component cools down, in steps."""
+    if isinstance(cooldown, numbers.Integral):
+        return min(int(cooldown), NEVER)
+    steps = cooldown * ops.cast(converged_at, "float32")
+    return ops.cast(ops.floor(ops.minimum(steps, float(NEVER))), "int32")

@@ -1,0 +1,126 @@
+"""What the backends have in common: variables are trained where they are."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+
+class Backend:
+    """The defaults; each backend overrides what differs there."""
+
+    def norms(self, tensors, norm):
+        """The norm of each tensor.
+
+        Args:
+            tensors: Iterable of k tensors, taken one by one.
+            norm: String, `"l2"`, or else the sum of absolute values is taken.
+
+        Returns:
+            Float32 tensor of shape `(k,)`.
+        """
+        raise NotImplementedError
+
+    def snapshot(self, variables):
+        """The values of variables, which stay when these are assigned to."""
+        return [ops.copy(v) for v in variables]
+
+    def branches(self, tensor):
+        """Whether to branch on a tensor costs less than it saves."""
+        del tensor
+        return True
+
+    def gradient_values(self, gradient):
+        """The dense tensor in a gradient, which may be sparse."""
+        return gradient
+
+    def with_gradient_values(self, gradient, values):
+        """A gradient like the first, with other values."""
+        del gradient
+        return values
+
+    def with_logs(self, train_step, model, find_optimizer):
+        """Adds the logs of a `GradESOptimizer` to those of a train step.
+
+        Args:
+            train_step: Function, a model's `train_step`.
+            model: The model.
+            find_optimizer: Function of a model that returns its
+                `GradESOptimizer`, or `None`.
+
+        Returns:
+            Function with the arguments of `train_step`.
+        """
+
+        def step(data):
+            logs = train_step(data)
+            optimizer = find_optimizer(model)
+            if optimizer is not None:
+                logs |= optimizer.logs(optimizer.observed)
+            return logs
+
+        return step
+
+    def read(self, optimizer, model, output=None):
+        """The part of the optimizer's state that the host looks at.
+
+        Args:
+            optimizer: The `GradESOptimizer`.
+            model: The model that it trains.
+            output: What the train function returned, or `None` outside of an
+                epoch.
+
+        Returns:
+            Dict of numpy arrays.
+        """
+        del model, output
+        return {
+            name: np.array(ops.convert_to_numpy(variable))
+            for name, variable in optimizer.observed.items()
+        }
+
+    def sync(self, model):
+        """Brings the variables up to date in the middle of `fit()`."""
+        del model
+
+    def guard_state(self, model, check_flags):
+        """Has variables written back to where they came from.
+
+        Args:
+            model: The model.
+            check_flags: Function that raises if a `trainable` flag is not as
+                it was, to be called before that could do harm.
+        """
+        del model, check_flags
+
+    def keep_state(self, model, arguments, output):
+        """Saves the weights after a step that was not finished, or not seen.
+
+        Args:
+            model: The model.
+            arguments: What the train function was given.
+            output: What it returned, or `None`.
+        """
+        del model, arguments, output
+
+    def is_end_of_data(self, error):
+        """Whether an error says no more than that an iterator has ended."""
+        return isinstance(error, StopIteration)
+
+    def no_step(self, logs, *arguments):
+        """What a train function returns that has done nothing."""
+        del arguments
+        return logs
+
+    def check(self, model):
+        """Raises if a model is trained in a way that GradES cannot follow."""
+        del model
+
+    def compiles(self, model):
+        """Whether to rebuild the train step costs a compilation."""
+        return not model.run_eagerly
+
+    def max_rebuilds(self, model):
+        """How often the train step may be rebuilt in one `fit()`."""
+        del model
+        return math.inf

@@ -1,0 +1,140 @@
+"""The freeze state in a checkpoint: by name, and for certain components.
+
+Names and fingerprint are a format: files that older versions wrote load.
+"""
+
+import dataclasses
+import warnings
+import zlib
+
+import numpy as np
+
+from keras_grades.validation import RETIRED
+from keras_grades.validation import excerpt
+
+# Under this name a checkpoint says which components it is of.
+FINGERPRINT = "components"
+STEP = "step"
+# With this one more entry an optimizer like the wrapped one does not take the
+# state for its own, where it would have as many.
+PADDING = "not_of_the_inner_optimizer"
+NAMES = (FINGERPRINT, STEP, PADDING)
+
+
+def save(store, state, fingerprint, inner_variables):
+    """Writes the state.
+
+    Args:
+        store: Mapping from a name to an array, to be filled.
+        state: Dict of `keras.Variable`.
+        fingerprint: What `fingerprint_of` returned.
+        inner_variables: Integer, how many the wrapped optimizer saves.
+    """
+    for name, variable in state.items():
+        store[name] = variable.numpy()
+    store[FINGERPRINT] = fingerprint
+    if len(store.keys()) == inner_variables:
+        store[PADDING] = np.zeros(1)
+
+
+def load(store, state):
+    """Reads the state; what a file does not have is left as it is.
+
+    Args:
+        store: Mapping from a name to an array.
+        state: Dict of `keras.Variable`, to be assigned to.
+    """
+    for name, variable in state.items():
+        if name in store:
+            variable.assign(store[name])
+
+
+def has_freeze_state(store):
+    """Whether a store was written by a `GradESOptimizer`."""
+    return FINGERPRINT in store
+
+
+def fingerprint_of(components, places):
+    """One integer a component, to tell whether a file fits.
+
+    Not of names: those that Keras makes up differ between processes.
+
+    Args:
+        components: Sequence of n `Component`.
+        places: Function from variables to the list of their places among
+            those that the optimizer was built with.
+
+    Returns:
+        Integer array of shape `(n,)`.
+    """
+    facts = [(c.role, c.shape, places(c.variables)) for c in components]
+    return np.array([zlib.crc32(repr(f).encode()) for f in facts], "int64")
+
+
+def check_fits(store, fingerprint, components):
+    """Raises if a file is of other components, or of another optimizer.
+
+    Args:
+        store: Mapping from a name to an array.
+        fingerprint: What `fingerprint_of` returned.
+        components: Sequence of n `Component`.
+    """
+    if not has_freeze_state(store):
+        raise ValueError(
+            "The optimizer in this file was saved without GradES, and this "
+            "one is a `GradESOptimizer`. Load the file before `fit()` begins, "
+            "while the model has its own optimizer."
+        )
+    saved = np.asarray(store[FINGERPRINT])
+    if len(saved) != len(fingerprint):
+        raise ValueError(
+            "The freeze state in this file does not fit the model: it is of "
+            f"{len(saved)} components, and GradES tracks {len(fingerprint)} "
+            "here. Use the model, the flags and the `components` and `tau` "
+            "that it was saved with."
+        )
+    differs = saved != fingerprint
+    if differs.any():
+        names = [c.name for c, d in zip(components, differs) if d]
+        raise ValueError(
+            "The freeze state in this file does not fit the model: its "
+            "components have other roles or shapes, or come in another order. "
+            "Use the model, the flags and the `components` that it was saved "
+            f"with. Different here: {excerpt(names)}"
+        )
+
+
+def to_config(group, places):
+    """The arguments of a `Component` or `Followers`, with places for variables.
+
+    Args:
+        group: `Component` or `Followers`.
+        places: As in `fingerprint_of`.
+    """
+    config = {
+        field.name: getattr(group, field.name)
+        for field in dataclasses.fields(group)
+        if field.name != "frozen_at"
+    }
+    if "components" in config:
+        config["components"] = list(config["components"])
+    return config | {"variables": places(group.variables)}
+
+
+def without_retired(config):
+    """The config of an optimizer less the arguments that are no more.
+
+    A file that used one of them loads, with a warning: training goes on
+    without it.
+    """
+    config = dict(config)
+    unused = {"thaw": False, "interval": 1}
+    for name, value in unused.items():
+        given = config.pop(name, value)
+        if given != value:
+            warnings.warn(
+                f"This file was written with {name}={given!r}, which is no "
+                f"argument any more, and is left out. {RETIRED[name]}",
+                stacklevel=2,
+            )
+    return config

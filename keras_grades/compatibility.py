@@ -1,0 +1,101 @@
+"""What GradES refuses: optimizers and models that it could not do right."""
+
+import keras
+
+from keras_grades.keras_internals import optimizers
+from keras_grades.validation import excerpt
+
+
+def check_inner_optimizer(optimizer):
+    """Raises if an optimizer cannot be wrapped."""
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            "`inner_optimizer` must be a `keras.optimizers.Optimizer`. "
+            f"Received: {optimizer!r} of type {type(optimizer).__name__}"
+        )
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "Loss scaling goes around GradES, so that it measures unscaled "
+            "gradients. Use `LossScaleOptimizer(GradESOptimizer(inner))`. "
+            "Received: a `LossScaleOptimizer` as `inner_optimizer`."
+        )
+    if any(
+        inner.gradient_accumulation_steps
+        for inner in optimizers.inner_optimizers(optimizer)[1:]
+    ):
+        raise ValueError(
+            "The optimizers in a `MultiOptimizer` must not accumulate "
+            "gradients: there is no one step then. Give "
+            "`gradient_accumulation_steps` to none of them. Received: "
+            f"inner_optimizer={optimizer!r}"
+        )
+
+
+def check_knows(optimizer, variables):
+    """Raises if an optimizer was built for other variables."""
+    unknown = [v.path for v in variables if not optimizers.knows(optimizer, v)]
+    if unknown:
+        raise ValueError(
+            "`inner_optimizer` was built for other variables than those that "
+            "are trainable now. Call `model.compile()` again after a change "
+            "of `trainable`, or of the model. Not known to it: "
+            + excerpt(unknown)
+        )
+
+
+def check_holds_components(groups, variables):
+    """Raises if an optimizer is built without some of its components."""
+    received = {id(v) for v in variables}
+    missing = [
+        v.path
+        for group in groups
+        for v in group.variables
+        if id(v) not in received
+    ]
+    if missing:
+        raise ValueError(
+            "The optimizer must be built with all variables of its "
+            "components. Pass `model.trainable_variables` to `build()`. "
+            f"Not among the variables received: {excerpt(missing)}"
+        )
+
+
+def check_can_anneal(optimizer, variables):
+    """Raises if a part of an update cannot be taken back."""
+    obstacles = {
+        "moving averages of the weights (`use_ema`)": optimizers.uses_averages(
+            optimizer
+        ),
+        "constraints of weights": any(v.constraint for v in variables),
+        "variables that are overwritten by their gradients (float8)": any(
+            v.overwrite_with_gradient for v in variables
+        ),
+    }
+    found = [name for name, is_there in obstacles.items() if is_there]
+    if found:
+        raise ValueError(
+            "`cooldown` takes back a part of each update, which does not go "
+            f"together with {', '.join(found)}. Use `cooldown=0`, or do "
+            "without."
+        )
+
+
+def check_compiled(model):
+    """Raises if a model has no optimizer to wrap."""
+    if not model.compiled or model.optimizer is None:
+        raise ValueError(
+            "GradES wraps the model's optimizer, and this model has none. "
+            "Call `model.compile(optimizer=..., loss=...)` first. Received: "
+            f"{model.name!r}, which is not compiled."
+        )
+
+
+def check_nothing_lost(is_lost):
+    """Raises if freeze state was loaded while nothing could take it."""
+    if is_lost:
+        raise ValueError(
+            "A callback that comes before GradES has loaded weights of an "
+            "interrupted training, but not the state of its optimizer, nor "
+            "what was frozen: there was no GradES yet to take it. Put GradES "
+            "first: `callbacks=[GradES(...), BackupAndRestore(...)]`."
+        )

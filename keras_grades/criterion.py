@@ -1,0 +1,134 @@
+"""When a component has converged.
+
+A criterion keeps the state `converged_at`, the step at which each component
+has converged or 0, and what else it needs to find it.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_grades.monitors.base import StateSpec
+
+
+# More steps than any run has.
+NEVER = np.iinfo("int32").max
+
+
+class Criterion:
+    """Says at which step each of n components has converged."""
+
+    def init(self, n: int) -> dict[str, StateSpec]:
+        """Declares the state; `"converged_at"` must be in it."""
+        raise NotImplementedError
+
+    def update(self, state, statistic, step, tau) -> dict[str, Any]:
+        """Takes one step, for all n components at once.
+
+        Args:
+            state: Dict of tensors, as declared by `init`.
+            statistic: Float tensor of shape `(n,)`, NaN where nothing was
+                measured.
+            step: Integer scalar, this step, counted from 1.
+            tau: Float tensor of shape `(n,)`, the thresholds.
+
+        Returns:
+            The new state.
+        """
+        raise NotImplementedError
+
+
+class Threshold(Criterion):
+    """The rule of the paper, with patience.
+
+    Args:
+        patience: Integer.
+        grace_steps: Integer, the first step at which a component may
+            converge.
+
+    Reference: algorithm 1 of GradES, arXiv 2509.01842
+    """
+
+    def __init__(self, patience, grace_steps):
+        self.patience = patience
+        self.grace_steps = grace_steps
+
+    def init(self, n):
+        return {
+            "below": StateSpec((n,), "int32"),
+            "converged_at": StateSpec((n,), "int32"),
+        }
+
+    def update(self, state, statistic, step, tau):
+        below, converged_at = decide(
+            statistic,
+            state["below"],
+            state["converged_at"],
+            step,
+            tau,
+            grace_steps=self.grace_steps,
+            patience=self.patience,
+        )
+        return {"below": below, "converged_at": converged_at}
+
+
+def decide(statistic, below, converged_at, step, tau, *, grace_steps, patience):
+    """Takes one step of the rule, for all n components at once.
+
+    A component converges at a step, after the grace period, when its
+    statistic was below tau on `patience + 1` steps in a row. NaN and infinity
+    are not below anything.
+
+    Args:
+        statistic: Float tensor of shape `(n,)`.
+        below: Integer tensor of shape `(n,)`, the steps in a row on which the
+            statistic was below tau.
+        converged_at: Integer tensor of shape `(n,)`, 0 where it has not.
+        step: Integer scalar, this step, counted from 1.
+        tau: Float tensor of shape `(n,)`.
+        grace_steps: Integer, the first step that may freeze.
+        patience: Integer.
+
+    Returns:
+        The new `below` and `converged_at`.
+    """
+    below = ops.where(statistic < tau, below + 1, ops.zeros_like(below))
+    converges = ops.logical_and(below > patience, step >= grace_steps)
+    converges = ops.logical_and(converges, ops.equal(converged_at, 0))
+    return below, ops.where(converges, step, converged_at)
+
+
+@keras.saving.register_keras_serializable(package="keras_grades")
+class Prescribed(Criterion):
+    """Components converge at given steps, whatever is measured.
+
+    For benchmarks and tests: `FreezePolicy(criterion=Prescribed(steps))`.
+
+    Args:
+        steps: Sequence of n integers, a step for each component, 0 for never.
+    """
+
+    def __init__(self, steps):
+        self.steps = [int(step) for step in steps]
+
+    def init(self, n):
+        if len(self.steps) != n:
+            raise ValueError(
+                "`Prescribed` needs one step for each component. Received: "
+                f"{len(self.steps)} steps for {n} components."
+            )
+        return {"converged_at": StateSpec((n,), "int32")}
+
+    def update(self, state, statistic, step, tau):
+        # 0 is never.
+        due = np.array([s or NEVER for s in self.steps], "int32")
+        converged_at = state["converged_at"]
+        converges = ops.logical_and(
+            ops.less_equal(due, step), ops.equal(converged_at, 0)
+        )
+        return {"converged_at": ops.where(converges, step, converged_at)}
+
+    def get_config(self):
+        return {"steps": self.steps}

@@ -1,0 +1,53 @@
+"""How Keras keeps the state of a running epoch on JAX."""
+
+# The parts of the state of a step, in this order.
+PARTS = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+# What `guard` puts on a model.
+GUARDS = ("_get_jax_state", "jax_state_sync")
+
+
+def guard(model, check_flags):
+    """Makes Keras write the state back to the variables that it came from.
+
+    It would go by the flags of the moment, which may have been changed since
+    the state was taken, and hand values to the wrong variables. And so would
+    a compiled step: flags are checked each time that the state is taken.
+
+    Args:
+        model: A `keras.Model`.
+        check_flags: Function that raises if flags were changed.
+    """
+    weights = PARTS[:2]
+    taken_from = {}
+
+    def get_jax_state(**arguments):
+        if arguments.get("optimizer_variables"):
+            check_flags()  # It is taken to train.
+        taken_from.update({name: getattr(model, name) for name in weights})
+        return type(model)._get_jax_state(model, **arguments)
+
+    def jax_state_sync():
+        state = getattr(model, "_jax_state", None)
+        if state and not model._jax_state_synced:
+            for name in weights:
+                # Written back once: it may be given away afterwards.
+                for variable, value in zip(
+                    taken_from[name], state.pop(name, [])
+                ):
+                    variable.assign(value)
+        type(model).jax_state_sync(model)
+
+    model._get_jax_state = get_jax_state
+    model.jax_state_sync = jax_state_sync
+
+
+def write_back(model, state):
+    """Writes a state, a tuple of lists of values, into the variables."""
+    model._jax_state = dict(zip(PARTS, state))
+    model._jax_state_synced = False
+    model.jax_state_sync()

@@ -1,0 +1,167 @@
+"""What an optimizer of Keras keeps, variable by variable."""
+
+from typing import NamedTuple
+
+import keras
+from keras.src.utils.tracking import no_automatic_dependency_tracking
+
+__all__ = [
+    "averages",
+    "gradients_reach_others",
+    "inner_gradients",
+    "inner_optimizers",
+    "is_update_step",
+    "knows",
+    "narrow",
+    "new_like",
+    "no_automatic_dependency_tracking",
+    "uses_averages",
+    "widen",
+]
+
+# Callbacks of Keras read these of the optimizer of a model.
+FORWARDED = ("_model_variables_moving_average", "optimizers")
+
+
+def inner_optimizers(optimizer):
+    """The optimizer, and those that a `MultiOptimizer` is made of."""
+    return [optimizer, *getattr(optimizer, "optimizers", [])]
+
+
+def is_update_step(optimizer):
+    """Whether the next `apply` updates the weights or only accumulates.
+
+    Returns:
+        `True`, or a boolean scalar tensor if gradients are accumulated.
+    """
+    steps = optimizer.gradient_accumulation_steps
+    if not steps:
+        return True
+    # `iterations` counts updates; this counts the calls.
+    return (optimizer._iterations + 1) % steps == 0
+
+
+def inner_gradients(optimizer, gradients, variables):
+    """The gradients that the optimizer will use: unscaled and averaged."""
+    scale = optimizer.loss_scale_factor
+    if scale is not None:
+        gradients = [g / scale for g in gradients]
+    steps = optimizer.gradient_accumulation_steps
+    if steps:
+        sums = [
+            optimizer._accumulated_gradients[optimizer._get_variable_index(v)]
+            for v in variables
+        ]
+        gradients = [(g + s) / steps for g, s in zip(gradients, sums)]
+    return gradients
+
+
+def gradients_reach_others(optimizer):
+    """Whether a gradient may matter to other variables, or to later steps.
+
+    Clipping by the norm of all gradients, and accumulating them, are the only
+    places in Keras. An optimizer that is not of Keras may do anything.
+    """
+    return any(
+        inner.global_clipnorm
+        or inner.gradient_accumulation_steps
+        or not type(inner).__module__.startswith("keras.")
+        for inner in inner_optimizers(optimizer)
+    )
+
+
+def uses_averages(optimizer):
+    """Whether the optimizer keeps moving averages of weights."""
+    return any(inner.use_ema for inner in inner_optimizers(optimizer))
+
+
+def averages(optimizer, variables):
+    """Pairs of the index of a variable and its moving average, if any."""
+    found = {}
+    for inner in inner_optimizers(optimizer):
+        if inner.use_ema:
+            keys = map(id, inner._trainable_variables)
+            found |= dict(zip(keys, inner._model_variables_moving_average))
+    return [
+        (i, found[id(v)]) for i, v in enumerate(variables) if id(v) in found
+    ]
+
+
+def new_like(variable, initial, name):
+    """A `keras.Variable` that is placed where another one is.
+
+    Args:
+        variable: `keras.Variable`, of which it takes shape, dtype and layout.
+        initial: Float, the value of each entry.
+        name: String.
+    """
+    return keras.Variable(
+        lambda shape, dtype: keras.ops.full(shape, initial, dtype),
+        shape=variable.shape,
+        dtype=variable.dtype,
+        trainable=False,
+        layout=getattr(variable, "_layout", None),
+        name=name,
+    )
+
+
+class Narrowed(NamedTuple):
+    """What an optimizer had before it was narrowed.
+
+    Attributes:
+        attributes: Dict from the name of an attribute to its value.
+        inner: List of `Narrowed`, of the optimizers in a `MultiOptimizer`.
+    """
+
+    attributes: dict
+    inner: list
+
+
+@no_automatic_dependency_tracking
+def narrow(optimizer, variables):
+    """Makes a built optimizer one of these variables alone.
+
+    Its state for the others stays, untouched, in `optimizer.variables`.
+    Averages of weights and `MultiOptimizer` would otherwise reach for all
+    the variables that the optimizer was built with.
+
+    Returns:
+        `Narrowed`, to undo it by `widen`.
+    """
+    keep = set(map(optimizer._var_key, variables))
+    built_with = optimizer._trainable_variables
+    kept = [
+        i for i, v in enumerate(built_with) if optimizer._var_key(v) in keep
+    ]
+    attributes, inner = {"_trainable_variables": built_with}, []
+    if optimizer.use_ema:
+        every = optimizer._model_variables_moving_average
+        attributes["_model_variables_moving_average"] = every
+        optimizer._model_variables_moving_average = [every[i] for i in kept]
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        indices = optimizer._trainable_variables_indices
+        attributes["_trainable_variables_indices"] = indices
+        optimizer._trainable_variables_indices = {
+            key: i for key, i in indices.items() if key in keep
+        }
+        inner = [
+            narrow(each, [v for v in variables if knows(each, v)])
+            for each in optimizer.optimizers
+        ]
+    optimizer._trainable_variables = [built_with[i] for i in kept]
+    return Narrowed(attributes, inner)
+
+
+@no_automatic_dependency_tracking
+def widen(optimizer, narrowed):
+    """Undoes `narrow`."""
+    for each, undo in zip(getattr(optimizer, "optimizers", []), narrowed.inner):
+        widen(each, undo)
+    for name, value in narrowed.attributes.items():
+        setattr(optimizer, name, value)
+
+
+def knows(optimizer, variable):
+    """Whether a built optimizer has state for a variable."""
+    key = optimizer._var_key(variable)
+    return key in optimizer._trainable_variables_indices

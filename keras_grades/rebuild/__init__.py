@@ -1,0 +1,1 @@
+"""The train step, compiled again without what is frozen: how, and when."""

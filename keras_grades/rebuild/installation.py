@@ -1,0 +1,235 @@
+"""Puts GradES on a model for one `fit()`, and takes it off without a trace."""
+
+import contextlib
+import functools
+
+from keras_grades.backend import backend
+from keras_grades.keras_internals import jax_state
+from keras_grades.keras_internals import saving
+from keras_grades.train_step import GradESMixin
+from keras_grades.train_step import optimizer_place
+from keras_grades.train_step import with_logs
+
+# The attributes of the instance that hide those of its class meanwhile.
+INSTALLED = (
+    *jax_state.GUARDS,
+    "_grades_installation",
+    "compile",
+    "fit",
+    "make_train_function",
+    "train_step",
+)
+
+
+class Installation:
+    """All that GradES changes on a model: the one way in, the one way out.
+
+    The optimizer is wrapped, `train_step` adds its log, the train function
+    reports each of its calls, and `trainable` flags flip.
+
+    Args:
+        model: A compiled `keras.Model`.
+        optimizer: The built `GradESOptimizer` around the model's optimizer.
+        after_call: Function called after each call of the train function,
+            with its output, and, if it was the first call, in which it may
+            have compiled, the time at which that began, else `None`.
+        clock: Function that returns the time in seconds.
+        restore_trainable: Boolean, whether flags are set back at the end.
+    """
+
+    def __init__(self, model, optimizer, after_call, clock, restore_trainable):
+        self.model = model
+        self.optimizer = optimizer
+        self._after_call = after_call
+        self._clock = clock
+        self._restore_trainable = restore_trainable
+        self._place = optimizer_place(model)
+        self._train_step = model.train_step
+        self._train_function = model.train_function
+        self._flipped = []
+        # What undoes it, the last change first.
+        self._undo = contextlib.ExitStack()
+        # If not `None`, the next step is not taken, and these are its logs.
+        # `fit()` knows no other way to take none.
+        self.idle_logs = None
+
+    @property
+    def is_on(self):
+        """Whether the model still has all that was put on it."""
+        return (
+            find_installation(self.model) is self
+            and getattr(*self._place) is self.optimizer
+        )
+
+    def put_on(self):
+        """Installs all of it, or nothing if that fails."""
+        try:
+            self._put_on()
+        except BaseException:
+            self.take_off()
+            raise
+
+    def _put_on(self):
+        model, undo = self.model, self._undo
+        undo.callback(self._restore_train_function)
+        undo.callback(self._restore_flags)
+        undo.callback(self.optimizer.widen)
+        undo.callback(self._restore_attributes, self._own_attributes())
+        model._grades_installation = self
+        inner = self.optimizer.inner_optimizer
+        setattr(*self._place, self.optimizer)
+        saved_with = saving.save_with(model, self.optimizer)
+        undo.callback(self._restore_optimizer, inner, saved_with)
+        if not model.optimizer.built:
+            # Loss scaling: a checkpoint of it can be loaded from now on.
+            model.optimizer.build(model.trainable_variables)
+        undo.callback(saving.save_inside(self._place[0], self.optimizer))
+        # `fit()` does not tell its callbacks when it is interrupted. So its
+        # next call, or that of `compile()`, finds the model as it was.
+        model.compile = self._after_take_off("compile")
+        model.fit = self._after_take_off("fit")
+        backend.guard_state(model, self.check_flags)
+        undo.callback(backend.sync, model)
+        model.make_train_function = self._make_train_function
+        model.make_train_function(force=True)
+
+    def _own_attributes(self):
+        """The user's own attributes, which come back."""
+        attributes = vars(self.model)
+        return {n: attributes[n] for n in INSTALLED if n in attributes}
+
+    def _restore_attributes(self, own):
+        for name in INSTALLED:
+            if name in vars(self.model):
+                delattr(self.model, name)
+        for name, value in own.items():
+            setattr(self.model, name, value)
+
+    def _restore_optimizer(self, inner, saved_with):
+        # Another optimizer may have been put there meanwhile.
+        if getattr(*self._place) is self.optimizer:
+            setattr(*self._place, inner)
+            saving.save_with(self.model, saved_with)
+
+    def _restore_flags(self):
+        if self._restore_trainable:
+            for variable in self._flipped:
+                variable.trainable = True
+
+    def _restore_train_function(self):
+        # With other flags, the function of an earlier `fit()` does not fit.
+        unchanged = self._restore_trainable or not self._flipped
+        self.model.train_function = self._train_function if unchanged else None
+
+    def take_off(self):
+        """Gives the model back, with its optimizer, `train_step` and flags."""
+        self._undo.close()
+
+    def _after_take_off(self, method):
+        model = self.model
+
+        @functools.wraps(getattr(model, method))
+        def after_take_off(*args, **kwargs):
+            self.take_off()
+            return getattr(model, method)(*args, **kwargs)
+
+        return after_take_off
+
+    def _make_train_function(self, force=False):
+        model = self.model
+        if model.train_function is not None and not force:
+            return
+        if not isinstance(model, GradESMixin):
+            # A new function each time: compilers cache traces by function.
+            model.train_step = with_logs(self._train_step, model)
+        type(model).make_train_function(model, force=True)
+        model.train_function = self._reporting(model.train_function)
+        self._trainable = _ids(model.trainable_variables)
+
+    def _reporting(self, train_function):
+        """Calls `after_call(output, first_call_began)` after each call."""
+        is_first_call = True
+
+        def reporting_train_function(*args):
+            nonlocal is_first_call
+            if self.idle_logs is not None:
+                logs, self.idle_logs = self.idle_logs, None
+                return backend.no_step(logs, *args)
+            began = self._clock() if is_first_call else None
+            is_first_call = False
+            output = None
+            try:
+                output = train_function(*args)
+                self._after_call(output, began)
+            except BaseException as error:
+                self._leave(error, args, output)
+                raise
+            return output
+
+        return reporting_train_function
+
+    def _leave(self, error, arguments, output):
+        """Saves the weights, and takes off, unless only the data has ended."""
+        backend.keep_state(self.model, arguments, output)
+        try:
+            self.check_flags(error)
+        finally:
+            if not backend.is_end_of_data(error):
+                self.take_off()
+
+    def check_is_on(self):
+        """Raises if GradES has fallen off the model during training."""
+        if not self.is_on:
+            raise ValueError(
+                "GradES is not on this model any more: during its training it "
+                "was compiled again, trained by another `fit()`, or given "
+                "another optimizer. Do that before or after `fit()`. "
+                f"Received: the optimizer {getattr(*self._place)!r}"
+            )
+
+    def check_flags(self, error=None):
+        """Raises if something else has changed what is trainable."""
+        if _ids(self.model.trainable_variables) != self._trainable:
+            raise ValueError(
+                "The `trainable` flags of this model, or its layers, were "
+                "changed during training by something else than GradES: a "
+                "compiled train step cannot follow. Set `trainable`, and add "
+                "layers, before `fit()`."
+            ) from error
+
+    def freeze(self, variables):
+        """Freezes structurally: the flags, the optimizer, the function."""
+        self.check_flags()
+        backend.sync(self.model)
+        variables = [v for v in variables if v.trainable]
+        try:
+            for variable in variables:
+                variable.trainable = False
+            self.optimizer.narrow(self.model.trainable_variables)
+            self.model.make_train_function(force=True)
+        except BaseException:
+            # What Keras does on its way out goes by the flags.
+            for variable in variables:
+                variable.trainable = True
+            self.optimizer.narrow(self.model.trainable_variables)
+            raise
+        self._flipped += variables
+
+
+def find_installation(model):
+    """The `Installation` on a model, or `None`."""
+    return getattr(model, "_grades_installation", None)
+
+
+def unwrap(model):
+    """Takes off a `GradESOptimizer` for good: its state was taken over."""
+    place = optimizer_place(model)
+    inner = getattr(*place).inner_optimizer
+    setattr(*place, inner)
+    saving.save_with(model, inner)
+    # It may have traced the other optimizer.
+    model.train_function = None
+
+
+def _ids(variables):
+    return [id(v) for v in variables]

@@ -1,0 +1,294 @@
+"""One `fit()`: when to look at the state, when to stop, when to rebuild."""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_grades import trace
+from keras_grades.backend import backend
+from keras_grades.rebuild.installation import Installation
+
+# After the grace period the host looks at the state at least once in this
+# many steps, more often in short runs: stopping late may cost one per cent of
+# them at most.
+MAX_STEPS_BETWEEN_LOOKS = 8
+
+
+class Plan(NamedTuple):
+    """What `fit()` was asked for.
+
+    Attributes:
+        batches: Integer, batches an epoch, or `None` if unknown.
+        epochs: Integer, or `None`.
+        batches_per_step: Integer, batches whose gradients are accumulated.
+    """
+
+    batches: int | None
+    epochs: int | None
+    batches_per_step: int
+
+    def steps(self, first_epoch=0):
+        """The planned number of updates from an epoch on, or `None`."""
+        if not self.batches or not self.epochs:
+            return None
+        epochs = self.epochs - first_epoch
+        return self.batches * epochs // self.batches_per_step
+
+
+class Run:
+    """Follows one `fit()` from the host.
+
+    The state of the run is in the variables of the optimizer. The host looks
+    at it now and then, at steps that depend on the plan alone: stops `fit()`,
+    and has the train step rebuilt without what is frozen.
+
+    Args:
+        model: A compiled `keras.Model`.
+        optimizer: The built `GradESOptimizer` around the model's optimizer.
+        plan: `Plan`.
+        max_frozen_ratio: Float, the share of frozen components at which
+            training stops.
+        rebuilds: `Rebuilds`, which decides when to rebuild.
+        work: `StepWork` of the model.
+        clock: Function that returns the time in seconds.
+        restore_trainable: Boolean, whether flags are set back at the end.
+        say: Function that prints a message for a level of verbosity.
+
+    Attributes:
+        components: List of n `Component`, with their `frozen_at`.
+        installation: `Installation` on the model.
+        total_steps: Integer, the planned steps, or `None` if unknown.
+        stopped_step: Integer, the step at which training was stopped, or
+            `None`.
+        trace: `Trace` of the run.
+    """
+
+    def __init__(
+        self,
+        model,
+        optimizer,
+        *,
+        plan,
+        max_frozen_ratio,
+        rebuilds,
+        work,
+        clock,
+        restore_trainable,
+        say,
+    ):
+        self.components = list(optimizer.components)
+        self.total_steps = plan.steps()
+        self.stopped_step = None
+        self.trace = trace.Trace(0, len(self.components))
+        self.rebuilds = rebuilds
+        self.optimizer = optimizer
+        self.installation = Installation(
+            model, optimizer, self._after_call, clock, restore_trainable
+        )
+        self._model = model
+        self._plan = plan
+        self._enough = math.ceil(max_frozen_ratio * len(self.components) - 1e-9)
+        self._work = work
+        self._clock = clock
+        self._say = say
+        self._structural = np.zeros(len(self.components), bool)
+        self._rebuild_is_due = False
+        # Counted on the host: it does not wait for the device.
+        self._batches = 0
+        self._next_look = math.inf
+        # The step up to which the time was taken, and when that was.
+        self._timed = 0, 0.0
+        self.has_begun = False
+
+    @property
+    def frozen(self):
+        """Boolean array of shape `(n,)`, as of the last look."""
+        return np.array([c.frozen_at is not None for c in self.components])
+
+    def begin(self, epoch):
+        """Begins where the first epoch does, or a checkpoint that was loaded.
+
+        Other callbacks may have loaded it since `on_train_begin`.
+        """
+        self.has_begun = True
+        step = self.take_up()
+        if epoch and not step:
+            # A later epoch without state: the steps that remain are planned.
+            self.total_steps = self._plan.steps(epoch)
+            self.optimizer.plan(self.total_steps)
+            self.rebuilds.total_steps = self.total_steps
+        if self._is_enough():
+            self._stop_before_a_step(step)
+        # Nothing is compiled yet: to leave out what is frozen costs nothing.
+        self._rebuild_is_due = (
+            self.frozen.any()
+            and self.rebuilds.mode != "never"
+            and not self._model.stop_training
+        )
+        self._plan_next_look(step)
+        self._say_where_it_begins(step)
+
+    def take_up(self):
+        """Reads the step that training goes on from, and what is frozen."""
+        state = backend.read(self.optimizer, self._model)
+        step = int(state["step"])
+        self.trace = trace.Trace(step, len(self.components))
+        self._note_frozen(state["frozen_at"])
+        return step
+
+    def _after_call(self, output, first_call_began):
+        """Runs after each call of the train function: one comparison."""
+        self._batches += self._model.steps_per_execution
+        if first_call_began is not None:
+            self._time_compilation(output, first_call_began)
+        if self._batches >= self._next_look:
+            self.look(output)
+
+    def look(self, output=None):
+        """Reads the state from the device; stops `fit()` if it is time.
+
+        Args:
+            output: What the train function returned, or `None` between
+                epochs.
+        """
+        state = backend.read(self.optimizer, self._model, output)
+        step = int(state["step"])
+        self._time_steps(step)
+        self.trace.extend(step, state["trace"])
+        names = self._note_frozen(state["frozen_at"])
+        if names:
+            self._say(f"froze {', '.join(names)} by step {step}.", level=2)
+        if self._is_enough() and not self._model.stop_training:
+            self._stop(step)
+        self._rebuild_is_due = self.rebuilds.is_due(step, *self._pending())
+        self._plan_next_look(step)
+
+    def _note_frozen(self, frozen_at):
+        """Notes what is frozen; returns the names of what newly is."""
+        newly_frozen = []
+        for component, step in zip(self.components, frozen_at):
+            before, component.frozen_at = component.frozen_at, None
+            if step:
+                component.frozen_at = int(step)
+                if component.frozen_at != before:
+                    newly_frozen.append(component.name)
+        return newly_frozen
+
+    def _is_enough(self):
+        return np.count_nonzero(self.frozen) >= self._enough
+
+    def _stop(self, step):
+        self._model.stop_training = True
+        self.stopped_step = step
+
+    def _stop_before_a_step(self, step):
+        """As at the end of an epoch: not even one step is left to take."""
+        self._stop(step)
+        logs = dict.fromkeys(self._model.get_metrics_result(), math.nan)
+        logs["frozen_ratio"] = np.count_nonzero(self.frozen) / len(self.frozen)
+        self.installation.idle_logs = logs
+
+    def _plan_next_look(self, step):
+        next_step = next_look(
+            step, self.total_steps, self.optimizer.grace_steps
+        )
+        batches = self._plan.batches_per_step * (next_step - step)
+        self._next_look = self._batches + batches
+
+    def _pending(self):
+        """What is frozen only logically: components, and their work."""
+        frozen = self.frozen
+        share = self._work.share(frozen) - self._work.share(self._structural)
+        return np.count_nonzero(frozen & ~self._structural), share
+
+    def _time_compilation(self, output, began):
+        # Waits for the step, and decides nothing: when that is does not
+        # depend on the time.
+        state = backend.read(self.optimizer, self._model, output)
+        self._timed = int(state["step"]), self._clock()
+        self.rebuilds.compiled(self._timed[0], self._timed[1] - began)
+
+    def _time_steps(self, step):
+        last_step, last_time = self._timed
+        now = self._clock()
+        if step > last_step:
+            _, share = self._pending()
+            self.rebuilds.ran(step - last_step, now - last_time, share)
+        self._timed = step, now
+
+    def skip_time(self):
+        """Leaves out the time since the last look: it was no step's."""
+        self._timed = self.trace.step, self._clock()
+
+    def rebuild_if_due(self):
+        """Freezes structurally what is frozen, if that is to be done now."""
+        if not self._rebuild_is_due:
+            return
+        self._rebuild_is_due = False
+        self.rebuilds.rebuilt(*self._pending())
+        self._structural = frozen = self.frozen
+        groups = [c for c, f in zip(self.components, frozen) if f]
+        groups += [f for f in self.optimizer.followers if f.are_frozen(frozen)]
+        self.installation.freeze([v for g in groups for v in g.variables])
+        if not self.rebuilds.rebuilds_left:
+            warnings.warn(
+                "The train step cannot be rebuilt once more, or the compiler "
+                "would give up on it. What freezes from here on is left alone "
+                "as exactly, but saves no time until the end of `fit()`. Use "
+                "`recompile` with a larger number, to rebuild for more "
+                "components at once.",
+                stacklevel=3,
+            )
+
+    def _say_where_it_begins(self, step):
+        n, of = len(self.components), self._of_total()
+        if step:
+            self._say(
+                f"goes on after step {step}{of}, "
+                f"{np.count_nonzero(self.frozen)} of {n} components frozen."
+            )
+        else:
+            blocks = len({c.block for c in self.components})
+            self._say(
+                f"{n} components in {blocks} blocks; nothing freezes before "
+                f"step {self._first_freeze()}{of}."
+            )
+
+    def _first_freeze(self):
+        in_a_row = self.optimizer.policy.patience + 1
+        return max(self.optimizer.grace_steps, in_a_row)
+
+    def say_where_it_ends(self):
+        ended = "ended" if self.stopped_step is None else "stopped"
+        self._say(
+            f"{ended} at step {self.trace.step}{self._of_total()}, "
+            f"{np.count_nonzero(self.frozen)} of {len(self.components)} "
+            "components frozen."
+        )
+
+    def _of_total(self):
+        return f" of {self.total_steps}" if self.total_steps else ""
+
+
+def next_look(step, total_steps, grace_steps):
+    """The step at which to look next.
+
+    A function of the step alone, so that a run that is resumed from the end
+    of an epoch stops where the uninterrupted one does.
+
+    Args:
+        step: Integer, the step of this look.
+        total_steps: Integer, the planned steps, or `None` if unknown.
+        grace_steps: Integer, the first step that may freeze.
+    """
+    every = MAX_STEPS_BETWEEN_LOOKS
+    if total_steps is not None:
+        every = max(1, min(every, total_steps // 100))
+    in_time_for_trace = (step // trace.ROWS + 1) * trace.ROWS
+    if step < grace_steps:
+        in_time_to_freeze = math.ceil(grace_steps / every) * every
+    else:
+        in_time_to_freeze = (step // every + 1) * every
+    return min(in_time_for_trace, in_time_to_freeze)

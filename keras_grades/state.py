@@ -1,0 +1,123 @@
+"""The state of a run, in variables of the optimizer: made from one list."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_grades.keras_internals.optimizers import new_like
+from keras_grades.masking import assign
+
+
+class State:
+    """Variables by name, as they were declared.
+
+    Args:
+        specs: Dict from a name to a `StateSpec`.
+        components: Sequence of n `Component`.
+        add_variable: `add_variable` of the optimizer. It does not get those
+            of which there is one for each variable of the components, so that
+            those of frozen components can go.
+    """
+
+    def __init__(self, specs, components, add_variable):
+        self._specs = specs
+        self._members = [v for c in components for v in c.variables]
+        self._variables = {
+            name: add_variable(
+                spec.shape,
+                keras.initializers.Constant(spec.initial),
+                spec.dtype,
+                name=name,
+            )
+            for name, spec in specs.items()
+            if spec.shape is not None
+        }
+        self._kept = {
+            name: {
+                id(v): new_like(v, spec.initial, name) for v in self._members
+            }
+            for name, spec in specs.items()
+            if spec.shape is None
+        }
+
+    def __getitem__(self, name):
+        """The `keras.Variable` of a name."""
+        return self._variables[name]
+
+    def tensors(self, tracked):
+        """The values by name.
+
+        Args:
+            tracked: List of n tuples of the components' `keras.Variable`.
+
+        Returns:
+            Dict of tensors; where there is one for each variable, of lists
+            of n tuples like `tracked`.
+        """
+        values = {
+            name: ops.convert_to_tensor(variable)
+            for name, variable in self._variables.items()
+        }
+        for name, kept in self._kept.items():
+            values[name] = [
+                tuple(ops.convert_to_tensor(kept[id(v)]) for v in group)
+                for group in tracked
+            ]
+        return values
+
+    def assign(self, values, tracked, condition):
+        """Assigns new values.
+
+        Args:
+            values: Dict like that of `tensors`, of some of the names.
+            tracked: As in `tensors`.
+            condition: `True`, or a boolean scalar, whether to assign.
+        """
+        for name, value in values.items():
+            if name in self._variables:
+                assign(self._variables[name], value, condition)
+                continue
+            kept = self._kept[name]
+            for group, tensors in zip(tracked, value):
+                for variable, tensor in zip(group, tensors):
+                    assign(kept[id(variable)], tensor, condition)
+
+    @property
+    def kept(self):
+        """List of the variables that `add_variable` did not make."""
+        return [v for kept in self._kept.values() for v in kept.values()]
+
+    def keep_only(self, variables):
+        """Frees what is kept for other variables than these."""
+        ids = {id(v) for v in variables}
+        self._kept = {
+            name: {key: v for key, v in kept.items() if key in ids}
+            for name, kept in self._kept.items()
+        }
+
+    def kept_as_built(self):
+        """The values of `kept`, the initial ones of those that were freed."""
+        values = []
+        for name, kept in self._kept.items():
+            initial = self._specs[name].initial
+            values += [
+                kept[id(v)].numpy()
+                if id(v) in kept
+                else np.full(v.shape, initial, "float32")
+                for v in self._members
+            ]
+        return values
+
+    def by_name(self, place):
+        """All variables, with a place in the name of those that are kept.
+
+        Args:
+            place: Dict from the id of a variable to its place among those
+                that the optimizer was built with.
+        """
+        kept = {
+            f"{name}_{place[key]}": variable
+            for name, each in self._kept.items()
+            for key, variable in each.items()
+        }
+        return {**self._variables, **kept}

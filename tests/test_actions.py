@@ -1,0 +1,54 @@
+"""How a component that has converged comes to rest."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_grades.actions import Anneal
+from keras_grades.actions import Freeze
+
+
+def integers(*values):
+    return keras.ops.convert_to_tensor(np.array(values, "int32"))
+
+
+def shares(cooldown, step, converged_at, frozen_at):
+    state = {"converged_at": converged_at, "frozen_at": frozen_at}
+    share = Anneal(cooldown).share(state, step)
+    return keras.ops.convert_to_numpy(share).tolist()
+
+
+def at_rest(action, converged_at, step):
+    is_at_rest = action.is_at_rest(integers(*converged_at), step)
+    return keras.ops.convert_to_numpy(is_at_rest).tolist()
+
+
+@pytest.mark.parametrize(
+    ("cooldown", "expected"),
+    [(0, [1, 0, 0]), (3, [1, 0.75, 0.5, 0.25, 0, 0]), (0.2, [1, 0.5, 0])],
+)
+def test_updates_are_scaled_down_until_it_is_frozen(cooldown, expected):
+    for i, share in enumerate(expected):
+        found = shares(cooldown, 5 + i, integers(5, 0), integers(0, 0))
+        assert found == [share, 1]
+
+
+def test_what_is_frozen_takes_nothing_of_an_update():
+    """Whatever a checkpoint says of when it converged."""
+    assert shares(10, 6, integers(0, 5, 0), integers(3, 5, 0)) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("cooldown", [2**31 - 1, 2**40, 1e30])
+def test_a_cooldown_that_never_ends(cooldown):
+    for step in (2, 3, 6):
+        assert at_rest(Anneal(cooldown), [2, 0], step) == [False, False]
+
+
+def test_at_rest_once_it_has_cooled_down():
+    assert at_rest(Anneal(3), [5, 0], 7) == [False, False]
+    assert at_rest(Anneal(3), [5, 0], 8) == [True, False]
+
+
+def test_frozen_at_once_takes_whole_updates_until_then():
+    assert Freeze().share({}, 3) is None
+    assert at_rest(Freeze(), [3, 0], 3) == [True, False]

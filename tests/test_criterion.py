@@ -1,0 +1,124 @@
+"""When a component converges, and when it then freezes."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from keras_grades.criterion import Prescribed
+from keras_grades.policy import FreezePolicy
+
+NAN, INF = float("nan"), float("inf")
+
+
+def freeze_steps(rows, *, tau, grace_steps=0, patience=0, cooldown=0):
+    """Steps through criterion and action; the freeze step of each component."""
+    policy = FreezePolicy(
+        tau=1.0, alpha=grace_steps, patience=patience, cooldown=cooldown
+    ).resolve([], None)
+    return step_through(rows, tau, policy.criterion, policy.action)
+
+
+def step_through(rows, tau, criterion, action):
+    n = len(rows[0])
+    state = {
+        name: keras.ops.full(spec.shape, spec.initial, spec.dtype)
+        for name, spec in criterion.init(n).items()
+    }
+    frozen_at = np.zeros(n, "int32")
+    for t, row in enumerate(rows, start=1):
+        state = criterion.update(
+            state,
+            keras.ops.array(row, "float32"),
+            t,
+            keras.ops.array(tau, "float32"),
+        )
+        at_rest = keras.ops.convert_to_numpy(
+            action.is_at_rest(state["converged_at"], t)
+        )
+        frozen_at[at_rest & (frozen_at == 0)] = t
+    return frozen_at.tolist()
+
+
+def test_freezes_at_the_first_step_below_tau():
+    rows = [[3, 1], [2, 3], [0.5, 2], [2, 0.9]]
+    assert freeze_steps(rows, tau=[1, 1]) == [3, 4]
+
+
+def test_tau_itself_is_not_below_tau():
+    assert freeze_steps([[1.0], [1.0]], tau=[1.0], patience=0) == [0]
+
+
+def test_nothing_freezes_before_the_grace_period_ends():
+    assert freeze_steps([[0.0]] * 9, tau=[1.0], grace_steps=5) == [5]
+
+
+def test_patience_counts_measured_steps_in_a_row():
+    rows = [[0], [0], [2], [0], [0], [0]]
+    assert freeze_steps(rows, tau=[1], patience=2) == [6]
+
+
+def test_patience_may_begin_in_the_grace_period():
+    assert freeze_steps([[0]] * 6, tau=[1], grace_steps=4, patience=3) == [4]
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_what_is_not_finite_is_never_below(bad):
+    rows = [[bad]] * 3 + [[0.0]]
+    assert freeze_steps(rows, tau=[1e30]) == [4]
+    assert freeze_steps([[0], [bad], [0], [0]], tau=[1], patience=1) == [4]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(
+        st.lists(
+            st.one_of(st.floats(0, 2, width=32), st.just(NAN)),
+            min_size=3,
+            max_size=3,
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    grace_steps=st.integers(0, 8),
+    patience=st.integers(0, 3),
+    cooldown=st.one_of(st.integers(0, 4), st.sampled_from([0.0, 0.5, 1.5])),
+)
+def test_the_rule_of_the_paper(rows, grace_steps, patience, cooldown):
+    expected = []
+    for i in range(3):
+        is_below = [row[i] < 1.0 for row in rows]
+        frozen_at = 0
+        for t in range(1, len(rows) + 1):
+            window = is_below[max(0, t - patience - 1) : t]
+            long_enough = len(window) == patience + 1
+            if t >= grace_steps and long_enough and all(window):
+                frozen_at = t
+                break
+        # Then it cools down, for a number of steps or a multiple of these.
+        if isinstance(cooldown, float):
+            frozen_at += math.floor(cooldown * frozen_at)
+        elif frozen_at:
+            frozen_at += cooldown
+        expected.append(frozen_at if frozen_at <= len(rows) else 0)
+    actual = freeze_steps(
+        rows,
+        tau=[1.0] * 3,
+        grace_steps=grace_steps,
+        patience=patience,
+        cooldown=cooldown,
+    )
+    assert actual == expected
+
+
+def test_prescribed_steps():
+    policy = FreezePolicy(criterion=Prescribed([3, 0, 1])).resolve([], None)
+    rows = [[1.0] * 3] * 5
+    frozen_at = step_through(rows, [1.0] * 3, policy.criterion, policy.action)
+    assert frozen_at == [3, 0, 1]
+    with pytest.raises(ValueError, match="3 steps for 2 components"):
+        policy.criterion.init(2)

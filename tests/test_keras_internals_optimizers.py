@@ -1,0 +1,153 @@
+"""The private parts of Keras's optimizers that GradES relies on."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import small
+
+from keras_grades.keras_internals import optimizers
+
+
+def built(optimizer):
+    model = small.transformer()
+    optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+def ids(variables):
+    return [id(v) for v in variables]
+
+
+def ones(variables):
+    return [keras.ops.ones(v.shape) for v in variables]
+
+
+def multi(optimizer):
+    return keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.SGD(), {".*attention.*": optimizer}
+        )
+    )
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_narrow_and_widen(use_ema):
+    model, optimizer = built(keras.optimizers.Adam(use_ema=use_ema))
+    everything = ids(model.trainable_variables)
+    assert ids(optimizer._trainable_variables) == everything
+    state = ids(optimizer.variables)
+    some = model.trainable_variables[2:9]
+    narrowed = optimizers.narrow(optimizer, some)
+    assert ids(optimizer._trainable_variables) == ids(some)
+    if use_ema:
+        averages = optimizer._model_variables_moving_average
+        assert [a.shape for a in averages] == [v.shape for v in some]
+    assert ids(optimizer.variables) == state
+    optimizers.widen(optimizer, narrowed)
+    assert ids(optimizer._trainable_variables) == everything
+    assert ids(optimizer.variables) == state
+
+
+def test_narrow_multi_optimizer():
+    model, optimizer = built(multi(keras.optimizers.Adam()))
+    some = model.trainable_variables[3:12]
+    narrowed = optimizers.narrow(optimizer, some)
+    reference.apply(optimizer, ones(some), some)
+    inner = [ids(o._trainable_variables) for o in optimizer.optimizers]
+    assert sorted(sum(inner, [])) == sorted(ids(some))
+    optimizers.widen(optimizer, narrowed)
+    assert len(optimizer._trainable_variables_indices) == len(
+        model.trainable_variables
+    )
+
+
+def test_inner_gradients_average_and_unscale():
+    model, optimizer = built(
+        keras.optimizers.SGD(gradient_accumulation_steps=2)
+    )
+    variables = model.trainable_variables
+    assert not bool(optimizers.is_update_step(optimizer))
+    reference.apply(optimizer, ones(variables), variables)
+    assert bool(optimizers.is_update_step(optimizer))
+    threes = [3 * g for g in ones(variables)]
+    for g in optimizers.inner_gradients(optimizer, threes, variables):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(g), 2.0)
+    _, scaled = built(keras.optimizers.SGD(loss_scale_factor=8.0))
+    for g in optimizers.inner_gradients(scaled, ones(variables), variables):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(g), 0.125)
+
+
+def test_averages_go_with_their_variables():
+    model, optimizer = built(keras.optimizers.SGD(use_ema=True))
+    some = model.trainable_variables[4:7]
+    found = optimizers.averages(optimizer, some)
+    assert [i for i, _ in found] == [0, 1, 2]
+    for i, average in found:
+        average.assign(np.full(some[i].shape, i, "float32"))
+    every = optimizer._model_variables_moving_average
+    assert [float(np.mean(a.numpy())) for a in every[4:7]] == [0, 1, 2]
+    assert optimizers.averages(keras.optimizers.SGD(), some) == []
+    assert optimizers.uses_averages(optimizer)
+
+
+def test_knows_what_it_was_built_for():
+    model, optimizer = built(keras.optimizers.SGD())
+    other = small.transformer()
+    assert optimizers.knows(optimizer, model.trainable_variables[0])
+    assert not optimizers.knows(optimizer, other.trainable_variables[0])
+
+
+def test_new_like_another_variable():
+    variable = keras.Variable(np.zeros((2, 3)), dtype="bfloat16")
+    new = optimizers.new_like(variable, 2.0, "copy")
+    assert new.shape == variable.shape and new.dtype == variable.dtype
+    assert not new.trainable and new.name == "copy"
+    # A layout is given to the constructor, and kept in this attribute.
+    assert variable._layout is None and new._layout is None
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(keras.ops.cast(new, "float32")), 2.0
+    )
+
+
+def test_components_are_not_taken_for_optimizer_state():
+    import keras_grades
+
+    model = small.transformer()
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.SGD(),
+        keras_grades.find_components(model),
+        tau=1.0,
+        alpha=0,
+    )
+    optimizer.build(model.trainable_variables)
+    assert not set(ids(optimizer.variables)) & set(ids(model.variables))
+
+
+@pytest.mark.parametrize("name", optimizers.FORWARDED)
+def test_keras_still_reads_what_is_forwarded(name):
+    """Of the optimizer of a model, by `SwapEMAWeights`."""
+    import inspect
+
+    from keras.src.callbacks import swap_ema_weights
+
+    assert name in inspect.getsource(swap_ema_weights)
+
+
+class OfTheUser(keras.optimizers.SGD):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (keras.optimizers.AdamW(weight_decay=0.1, clipnorm=1.0), False),
+        (keras.optimizers.SGD(global_clipnorm=1.0), True),
+        (keras.optimizers.SGD(gradient_accumulation_steps=2), True),
+        (OfTheUser(), True),
+        (multi(keras.optimizers.Adam()), False),
+        (multi(keras.optimizers.Adam(global_clipnorm=1.0)), True),
+    ],
+)
+def test_gradients_that_reach_others(optimizer, expected):
+    assert optimizers.gradients_reach_others(optimizer) == expected

@@ -1,0 +1,132 @@
+"""The arguments of the rule, and what they stand for."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_grades import GradES
+from keras_grades import GradESOptimizer
+from keras_grades.actions import Anneal
+from keras_grades.actions import Freeze
+from keras_grades.component import Component
+from keras_grades.criterion import Prescribed
+from keras_grades.criterion import Threshold
+from keras_grades.monitors.gradient import Gradient
+from keras_grades.monitors.relative_change import RelativeChange
+from keras_grades.policy import FreezePolicy
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"tau": 0.0}, ValueError, "`tau` must be positive"),
+        ({"tau": -1}, ValueError, "tau=-1"),
+        ({"tau": NAN}, ValueError, "tau=nan"),
+        ({"tau": INF}, ValueError, "tau=inf"),
+        ({"tau": "0.1"}, TypeError, "tau='0.1' of type str"),
+        ({"tau": None}, TypeError, "positive float, a dict"),
+        ({"tau": True}, TypeError, "tau=True"),
+        ({"tau": {}}, ValueError, "at least one pattern"),
+        ({"tau": {"(": 1.0}}, ValueError, "valid regular expression"),
+        ({"tau": {1: 1.0}}, TypeError, "must be a regular expression"),
+        ({"tau": {"query": -1.0}}, ValueError, "positive"),
+        ({"alpha": 1.0}, ValueError, "alpha=1.0"),
+        ({"alpha": -0.1}, ValueError, r"\[0, 1\)"),
+        ({"alpha": -1}, ValueError, "alpha=-1"),
+        ({"alpha": NAN}, ValueError, "alpha=nan"),
+        ({"alpha": "half"}, TypeError, "alpha='half'"),
+        ({"monitor": "loss"}, ValueError, "'gradient_change'"),
+        ({"norm": "l3"}, ValueError, "'mean_l1'"),
+        ({"patience": -1}, ValueError, "patience=-1"),
+        ({"patience": 1.5}, TypeError, "patience=1.5"),
+        ({"cooldown": -1}, ValueError, "cooldown=-1"),
+        ({"cooldown": INF}, ValueError, "cooldown=inf"),
+        ({"cooldown": "1"}, TypeError, "cooldown='1' of type str"),
+        ({"cooldown": True}, TypeError, "cooldown=True"),
+        ({"monitor": 1}, TypeError, "an instance of a subclass"),
+    ],
+)
+def test_bad_arguments(arguments, error, says):
+    with pytest.raises(error, match=says):
+        FreezePolicy(**{"tau": 1.0, **arguments})
+
+
+def grace_steps(total_steps, **arguments):
+    policy = FreezePolicy(tau=1.0, **arguments)
+    return policy.resolve(components("query"), total_steps).grace_steps
+
+
+def test_grace_steps():
+    assert grace_steps(101, alpha=0.5) == 50
+    assert grace_steps(None, alpha=7) == 7
+    assert grace_steps(None, alpha=0) == 0
+    with pytest.raises(ValueError, match="Pass an integer"):
+        grace_steps(None, alpha=0.5)
+
+
+def components(*names):
+    return [Component(name, "query", "block", ()) for name in names]
+
+
+def thresholds(tau, found):
+    resolved = FreezePolicy(tau=tau, alpha=0).resolve(found, None)
+    return resolved.components, resolved.tau
+
+
+def test_thresholds_by_pattern():
+    found = components("vision/0/query", "vision/0/key", "text/0/query", "x")
+    tau = {r"vision/.*/query": 1.0, r"vision/": 2.0, r"query$": 3.0}
+    tracked, found_tau = thresholds(tau, found)
+    assert tracked == found[:3]
+    np.testing.assert_array_equal(found_tau, np.float32([1, 2, 3]))
+
+
+def test_a_pattern_without_a_match_is_an_error():
+    with pytest.raises(ValueError, match="'quary'.*text/0/query"):
+        thresholds({"query": 1.0, "quary": 2.0}, components("text/0/query"))
+
+
+def test_a_pattern_shadowed_by_an_earlier_one_is_no_error():
+    tau = {"query": 1.0, "text": 2.0}
+    tracked, found_tau = thresholds(tau, components("text/query"))
+    assert len(tracked) == 1
+    assert found_tau.tolist() == [1.0]
+
+
+def test_a_policy_says_what_is_used():
+    found = components("query", "key")
+    resolved = FreezePolicy(tau=1.0).resolve(found, 10)
+    assert isinstance(resolved.monitor, Gradient)
+    assert isinstance(resolved.criterion, Threshold)
+    assert isinstance(resolved.action, Freeze)
+    annealed = FreezePolicy(cooldown=3).resolve(found, 10)
+    assert isinstance(annealed.monitor, RelativeChange)
+    assert isinstance(annealed.action, Anneal)
+    prescribed = Prescribed([2, 0])
+    given = FreezePolicy(criterion=prescribed).resolve(found, 10)
+    assert given.criterion is prescribed
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **retired: GradES(**retired),
+        lambda **retired: GradESOptimizer(
+            keras.optimizers.SGD(), components("query"), **retired
+        ),
+    ],
+)
+def test_retired_arguments_say_what_to_use(make):
+    with pytest.raises(TypeError, match="`thaw`.*larger `patience`.*thaw=True"):
+        make(thaw=True)
+    with pytest.raises(TypeError, match="`interval`.*larger `patience`"):
+        make(interval=2)
+    with pytest.raises(TypeError, match="Unknown argument.*patiance=2"):
+        make(patiance=2)
+
+
+def test_all_but_tau_is_given_by_keyword():
+    with pytest.raises(TypeError, match="positional"):
+        GradES(1.0, 0.5)
