@@ -3,7 +3,9 @@
 Plain gradients, decisions in numpy, variables set non-trainable by hand.
 """
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -69,22 +71,32 @@ def apply(optimizer, grads, variables):
         optimizer.apply(grads, variables)
 
 
-def _average(gradients_of_parts):
-    if len(gradients_of_parts) == 1:
-        return gradients_of_parts[0]
-    return [
-        None if parts[0] is None else sum(parts[1:], parts[0]) / len(parts)
-        for parts in zip(*gradients_of_parts)
+def mean_gradients(model, batches, loss_fn):
+    """Those of the trainable variables, by the `id` of each."""
+    variables = list(model.trainable_variables)
+    of_batches = [
+        gradients(model, variables, x, y, loss_fn, *weight)
+        for x, y, *weight in batches
     ]
+    return {id(v): _mean(some) for v, some in zip(variables, zip(*of_batches))}
 
 
-def _array(tensor):
-    return keras.ops.convert_to_numpy(tensor)
+def _mean(tensors):
+    if len(tensors) == 1 or tensors[0] is None:
+        return tensors[0]
+    return sum(tensors[1:], tensors[0]) / len(tensors)
 
 
 def numpy(tensor):
-    return _array(tensor).astype("float64")
+    """A copy, in float64."""
+    return keras.ops.convert_to_numpy(tensor).astype("float64")
 
+
+def values(variables):
+    return {id(v): numpy(v) for v in variables}
+
+
+# What is measured.
 
 NORMS = {
     "l1": lambda arrays: sum(np.abs(a).sum() for a in arrays),
@@ -95,31 +107,76 @@ NORMS = {
 }
 
 
-def end_of(converged_at, cooldown):
-    """The step at which what has converged then has cooled down."""
-    steps = cooldown if isinstance(cooldown, int) else cooldown * converged_at
-    return converged_at + int(steps)
+class Seen(NamedTuple):
+    """One step of a component, as lists of arrays, one a variable.
+
+    The weights are those around the update of the optimizer, before a
+    cooldown takes some of it back.
+    """
+
+    gradients: list
+    before: list
+    after: list
+
+    @property
+    def updates(self):
+        return [
+            after - before for before, after in zip(self.before, self.after)
+        ]
 
 
-def anneal(variables, start, groups, converged_at, step, cooldown):
-    """Takes back some of the last update, where it is scaled."""
-    shares = []
-    for converged in converged_at:
-        length = end_of(converged, cooldown) - converged
-        left = 1 - (step - converged) / (length + 1)
-        shares.append(max(left, 0) if converged else 1)
-    mean = sum(shares) / len(shares)
-    share_of = {
-        id(v): share for share, group in zip(shares, groups) for v in group
-    }
-    for v, before in zip(variables, start):
-        share = share_of.get(id(v), mean)
-        if share < 1 and v.trainable:
-            v.assign(before + share * (numpy(v) - before))
+def see_before(components, gradient_of):
+    """Notes gradients and weights of what is not frozen, before an update."""
+    for c in components:
+        if not c.frozen_at:
+            c.seen.append(
+                Seen(
+                    gradients=[numpy(gradient_of[id(v)]) for v in c.variables],
+                    before=[numpy(v) for v in c.variables],
+                    after=[],
+                )
+            )
+
+
+def see_after(components):
+    for c in components:
+        if not c.frozen_at:
+            c.seen[-1].after.extend(numpy(v) for v in c.variables)
+
+
+def gradient_norm(seen, norm):
+    return norm(seen[-1].gradients)
+
+
+def gradient_change_norm(seen, norm):
+    if len(seen) == 1:
+        return np.nan
+    before, now = seen[-2].gradients, seen[-1].gradients
+    return norm([b - a for a, b in zip(before, now)])
+
+
+def weight_change_norm(seen, norm):
+    return norm(seen[-1].updates)
+
+
+def relative_size_of_update(seen, norm):
+    """It has no norm, and leaves out the biases."""
+    return relative_change(
+        [sum(np.abs(u).sum() for u in s.updates if u.ndim > 1) for s in seen]
+    )
+
+
+# Each is a function of all steps of a component that were seen.
+MONITORS = {
+    "gradient": gradient_norm,
+    "gradient_change": gradient_change_norm,
+    "weight_change": weight_change_norm,
+    "relative_change": relative_size_of_update,
+}
 
 
 def relative_change(sizes):
-    """How large the last updates are beside all so far.
+    """How large the last updates are, compared with all so far.
 
     Args:
         sizes: The size of each update so far.
@@ -141,18 +198,114 @@ def relative_change(sizes):
     return ratio
 
 
+def statistic_of(component, *, monitor, norm):
+    if component.frozen_at:
+        return np.nan
+    return MONITORS[monitor](component.seen, NORMS[norm])
+
+
+# What is decided.
+
+
+@dataclasses.dataclass
+class Watched:
+    """A component, and what is known of it; 0 is the step of what never was."""
+
+    variables: list
+    tau: float
+    seen: list = dataclasses.field(default_factory=list)
+    below: int = 0
+    converged_at: int = 0
+    frozen_at: int = 0
+
+
+def decide(component, statistic, step, *, grace_steps, patience, cooldown):
+    """The rule of GradES, for one component; what is frozen stays so."""
+    if component.frozen_at:
+        return
+    component.below = component.below + 1 if statistic < component.tau else 0
+    is_low = component.below >= patience + 1
+    if is_low and step >= grace_steps and not component.converged_at:
+        component.converged_at = step
+    if component.converged_at and step == last_step(component, cooldown):
+        component.frozen_at = step
+        freeze(component.variables)
+
+
+def freeze_followers(followers, components):
+    for variables, leaders in followers:
+        if all(components[i].frozen_at for i in leaders):
+            freeze(variables)
+
+
+def freeze(variables):
+    for variable in variables:
+        variable.trainable = False
+
+
+def last_step(component, cooldown):
+    """The step at which what has converged is frozen."""
+    steps = cooldown
+    if isinstance(cooldown, float):
+        steps = int(cooldown * component.converged_at)
+    return component.converged_at + steps
+
+
+def share_of_update(component, step, cooldown):
+    """It falls in equal parts, and would be 0 in the step after the last."""
+    if not component.converged_at:
+        return 1
+    parts = last_step(component, cooldown) + 1 - component.converged_at
+    return max(0, 1 - (step - component.converged_at) / parts)
+
+
+def anneal(variables, start, components, step, cooldown):
+    """Takes back what is too much of the last update.
+
+    What is not of a component takes the mean of the components' shares.
+    """
+    shares = [share_of_update(c, step, cooldown) for c in components]
+    share_of = {
+        id(v): share
+        for share, component in zip(shares, components)
+        for v in component.variables
+    }
+    for v in variables:
+        share = share_of.get(id(v), sum(shares) / len(shares))
+        if share < 1 and v.trainable:
+            v.assign(start[id(v)] + share * (numpy(v) - start[id(v)]))
+
+
+# One step, and all of them.
+
+
+def update(optimizer, variables, gradient_of, zeroed):
+    """One update of the trainable ones of the variables."""
+    if not zeroed:
+        trained = [v for v in variables if v.trainable]
+        apply(optimizer, [gradient_of[id(v)] for v in trained], trained)
+        return
+    frozen = [v for v in variables if not v.trainable]
+    kept = values(frozen)
+    zeros = {id(v): keras.ops.zeros(v.shape, v.dtype) for v in frozen}
+    gradient_of = {**gradient_of, **zeros}
+    apply(optimizer, [gradient_of[id(v)] for v in variables], variables)
+    for v in frozen:
+        v.assign(kept[id(v)])
+
+
 def train(
     model,
     optimizer,
     loss_fn,
     batches,
     groups,
+    *,
     tau,
     grace_steps=0,
     monitor="gradient",
     norm="l1",
     patience=0,
-    interval=1,
     cooldown=0,
     followers=(),
     accumulate=1,
@@ -179,94 +332,32 @@ def train(
         The freeze step of each component (0: never), and the statistic of
         each at each step, NaN where it is frozen or undefined.
     """
-    all_variables = list(model.trainable_variables)
-    optimizer.build(all_variables)
-    frozen_at = [0] * len(groups)
-    converged_at = [0] * len(groups)
-    below = [0] * len(groups)
-    previous = [None] * len(groups)
-    sizes = [[] for _ in groups]
+    variables = list(model.trainable_variables)
+    optimizer.build(variables)
+    components = [Watched(list(g), t) for g, t in zip(groups, tau)]
     trace = []
-    steps = [
-        batches[i : i + accumulate]
-        for i in range(0, len(batches) - accumulate + 1, accumulate)
-    ]
-    for t, parts in enumerate(steps, start=1):
-        variables = list(model.trainable_variables)
-        before = [[numpy(v) for v in g] for g in groups]
-        grads = _average(
-            [
-                gradients(model, variables, x, y, loss_fn, *w)
-                for x, y, *w in parts
-            ]
-        )
-        grad_of = {id(v): g for v, g in zip(variables, grads)}
-        grad_arrays = [
-            None if frozen_at[i] else [numpy(grad_of[id(v)]) for v in group]
-            for i, group in enumerate(groups)
-        ]
+    for step in range(1, len(batches) // accumulate + 1):
+        some = batches[(step - 1) * accumulate : step * accumulate]
+        gradient_of = mean_gradients(model, some, loss_fn)
         if before_step is not None:
-            before_step(t, optimizer)
-        start = [numpy(v) for v in all_variables] if cooldown else []
-        if zeroed:
-            values = [np.copy(_array(v)) for v in all_variables]
-            apply(
-                optimizer,
-                [
-                    grad_of.get(id(v), keras.ops.zeros(v.shape, v.dtype))
-                    for v in all_variables
-                ],
-                all_variables,
-            )
-            for v, value in zip(all_variables, values):
-                if not v.trainable:
-                    v.assign(value)
-        else:
-            apply(optimizer, grads, variables)
-        # What the optimizer did, before any of it is taken back.
-        after = [[numpy(v) for v in g] for g in groups]
+            before_step(step, optimizer)
+        see_before(components, gradient_of)
+        start = values(variables)
+        update(optimizer, variables, gradient_of, zeroed=zeroed)
+        see_after(components)
         if cooldown:
-            anneal(all_variables, start, groups, converged_at, t, cooldown)
-        row = []
-        for i, group in enumerate(groups):
-            if frozen_at[i]:
-                row.append(np.nan)
-                continue
-            if monitor == "gradient":
-                measured = grad_arrays[i]
-            elif monitor == "weight_change":
-                measured = [v - w for v, w in zip(after[i], before[i])]
-            elif previous[i] is None:
-                measured = None
-            else:
-                measured = [g - p for g, p in zip(grad_arrays[i], previous[i])]
-            previous[i] = grad_arrays[i]
-            s = np.nan if measured is None else NORMS[norm](measured)
-            if monitor == "relative_change":
-                sizes[i].append(
-                    sum(
-                        np.abs(v - w).sum()
-                        for v, w in zip(after[i], before[i])
-                        if v.ndim > 1
-                    )
-                )
-                s = relative_change(sizes[i])
-            row.append(s)
-            if t % interval == 0:
-                below[i] = below[i] + 1 if s < tau[i] else 0
-                if (
-                    t >= grace_steps
-                    and below[i] >= patience + 1
-                    and not converged_at[i]
-                ):
-                    converged_at[i] = t
-            if converged_at[i] and t == end_of(converged_at[i], cooldown):
-                frozen_at[i] = t
-                for v in group:
-                    v.trainable = False
-        for variables, leaders in followers:
-            if all(frozen_at[i] for i in leaders):
-                for v in variables:
-                    v.trainable = False
-        trace.append(row)
-    return frozen_at, np.array(trace)
+            anneal(variables, start, components, step, cooldown)
+        trace.append(
+            [statistic_of(c, monitor=monitor, norm=norm) for c in components]
+        )
+        for c, statistic in zip(components, trace[-1]):
+            decide(
+                c,
+                statistic,
+                step,
+                grace_steps=grace_steps,
+                patience=patience,
+                cooldown=cooldown,
+            )
+        freeze_followers(followers, components)
+    return [c.frozen_at for c in components], np.array(trace)

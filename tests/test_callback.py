@@ -354,7 +354,6 @@ def test_untracked_components_train_on():
         ({"monitor": "loss"}, ValueError, "monitor='loss'"),
         ({"norm": "max"}, ValueError, "norm='max'"),
         ({"patience": -1}, ValueError, "patience=-1"),
-        ({"interval": 0}, ValueError, "interval=0"),
     ],
 )
 def test_bad_arguments_fail_at_construction(arguments, error, says):
@@ -607,7 +606,6 @@ def test_optimizer_is_a_keras_optimizer():
         monitor="weight_change",
         norm="l2",
         patience=2,
-        interval=3,
         cooldown=0.5,
     )
     assert float(optimizer.learning_rate) == pytest.approx(0.01)

@@ -120,7 +120,7 @@ def test_no_steps_save_nothing():
 # --- Data --------------------------------------------------------------------
 
 
-def test_to_dict():
+def test_to_dict_has_the_run_and_its_components():
     data = report(timing=TIMING).to_dict()
     assert data["version"] == 1
     assert data["steps"] == 5
@@ -166,7 +166,7 @@ def test_numpy_and_what_is_not_finite_become_json():
     assert json.loads(json.dumps(data, allow_nan=False)) == data
 
 
-def test_is_a_snapshot():
+def test_training_on_does_not_change_a_report():
     components = two_blocks()
     statistic = np.ones((5, 4), "float32")
     timing = {"compilations": []}
@@ -244,7 +244,7 @@ def test_grid_of_one_tower():
         (["block_0_up", "block_1_up"], {"": ["block_0_up", "block_1_up"]}),
     ],
 )
-def test_towers(blocks, expected):
+def test_blocks_are_grouped_into_towers(blocks, expected):
     towers = to_grid([component(f"{b}/query", block=b) for b in blocks])
     assert {t.title: labels(t) for t in towers} == expected
 
@@ -420,7 +420,7 @@ def test_plot_of_the_statistics():
         ({}, "statistic"),
     ],
 )
-def test_name_of_the_statistic(settings, name):
+def test_the_y_axis_is_labelled_by_monitor_and_norm(settings, name):
     assert picture.statistic_name(settings) == name
 
 
@@ -459,7 +459,7 @@ def test_plot_draws_each_tau_up_to_a_few():
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_plot_saves(tmp_path, suffix):
+def test_plot_writes_the_kind_of_file_that_its_name_says(tmp_path, suffix):
     path = tmp_path / f"report.{suffix}"
     report().plot(path)
     start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
@@ -488,7 +488,7 @@ def test_plot_saves(tmp_path, suffix):
         "unknown",
     ],
 )
-def test_the_unusual_is_drawn_and_told(changes, width):
+def test_runs_with_little_to_show_have_a_plot_and_a_summary(changes, width):
     width(80)
     one = report(**changes)
     drawn(one.plot())
@@ -540,7 +540,7 @@ def test_plot_leaves_pyplot_alone(tmp_path, monkeypatch):
     assert (tmp_path / "report.png").exists()
 
 
-def test_the_canvas_draws():
+def test_the_figure_can_be_drawn_without_a_file():
     canvas = report().plot().canvas
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())

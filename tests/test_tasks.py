@@ -170,9 +170,9 @@ def test_conditions(tasks, monkeypatch, tmp_path, task):
 
     monkeypatch.setattr(conditions, "TASK", task)
     monkeypatch.setattr(
-        conditions, "CONDITIONS", {"3 epochs, thaw": {"epochs": 3}}
+        conditions, "CONDITIONS", {"3 epochs, cooldown": {"epochs": 3}}
     )
-    conditions.CONDITIONS["3 epochs, thaw"]["grades"] = {"thaw": True}
+    conditions.CONDITIONS["3 epochs, cooldown"]["grades"] = {"cooldown": 0.1}
     used = []
     auto = conditions.methods.auto
     monkeypatch.setattr(
@@ -181,7 +181,7 @@ def test_conditions(tasks, monkeypatch, tmp_path, task):
         lambda *args, **kwargs: used.append(kwargs) or auto(*args, **kwargs),
     )
     conditions.main(["--seeds=0", f"--output={tmp_path}"])
-    assert used == [{"thaw": True}]
+    assert used == [{"cooldown": 0.1}]
     path = tmp_path / f"conditions_{keras.backend.backend()}.json"
     rows = json.loads(path.read_text())["rows"]
     assert [r["method"] for r in rows] == ["plain", "early stopping, 3", "auto"]

@@ -18,7 +18,7 @@ def use_callback(model: keras.Model) -> None:
         components=lambda component: component.role == "query",
         recompile=4,
     )
-    keras_grades.GradES(thaw=True)
+    keras_grades.GradES(cooldown=0.5)
     with grades as entered:
         assert_type(entered, keras_grades.GradES)
         model.fit(callbacks=[grades])

@@ -39,7 +39,6 @@ CONDITIONS = {
     "Lion": {"optimizer": optimizers.Lion, "learning_rate": 3e-4},
     "Muon": {"optimizer": optimizers.Muon, "learning_rate": 2e-3},
     "Adafactor": {"optimizer": optimizers.Adafactor, "learning_rate": 2e-2},
-    "thaw": {"grades": {"thaw": True}},
     "cooldown of a tenth": {"grades": {"cooldown": 0.1}},
     "cooldown of a half": {"grades": {"cooldown": 0.5}},
 }

@@ -12,8 +12,8 @@ class Row(NamedTuple):
     """A line of the grid.
 
     Attributes:
-        label: String, the block; or, if a block needs several lines, what
-            tells a further one from the first.
+        label: String, the block; or, on a further line of the same block, the
+            module or the layers that it is for.
         cells: Dict from role to `Component`.
         block: List of all `Component` of the block; empty on further lines.
     """

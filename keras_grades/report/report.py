@@ -25,10 +25,10 @@ FORMAT_VERSION = 1
 
 
 class FreezeReport:
-    """Plain data about one run, and four ways out of it.
+    """Data about one run, as a dict, a JSON file, a text or a picture.
 
-    `callback.report` makes one. It is a snapshot: training on does not change
-    it.
+    `callback.report` makes one. It is a snapshot: further training does not
+    change it.
 
     Example:
 
@@ -170,8 +170,8 @@ class FreezeReport:
         """The report as text, as wide as the terminal.
 
         A cell is the step at which the component froze, `–` if it is still
-        trained, and blank where the block has no such matrix. What is said to
-        be saved is explained at `estimate_work_saved()`.
+        trained, and blank where the block has no such matrix. The share of
+        work saved is that of `estimate_work_saved()`.
 
         Returns:
             String, coloured only if the standard output is a terminal.

@@ -64,7 +64,7 @@ def tower_table(tower, label_width):
 
 
 def totals_table(report):
-    """What comes below: label and value."""
+    """What stands below the other tables: label and value."""
     table = Table.grid(padding=(0, 2))
     for label, value in totals(report):
         table.add_row(label, value)

@@ -24,7 +24,7 @@ def estimate_work_saved(components, steps, total_steps=None):
     It is what would be saved if each component left the train step as soon as
     it froze, hence an upper bound: until the train step is rebuilt
     (`GradES(recompile=...)`) the gradient of a frozen component is still
-    computed, and thrown away.
+    computed and thrown away.
 
     Args:
         components: Sequence of `Component`.
