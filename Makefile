@@ -39,7 +39,7 @@ test-oldest-keras: .venv/test.stamp
 	@echo "==> Tests on $(OLDEST_KERAS)"
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/oldest $(OLDEST_KERAS)
 	PYTHONPATH=.venv/oldest KERAS_BACKEND=jax $(BIN)/python -m pytest \
-		tests/test_private.py tests/test_faults.py tests/test_resume.py
+		tests/test_keras_internals_*.py tests/test_faults.py tests/test_resume.py
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
