@@ -1,0 +1,122 @@
+"""Which block a projection belongs to."""
+
+import time
+
+import keras
+import pytest
+from discovered import LENGTH
+from discovered import WIDTH
+from discovered import found_parts
+from discovered import noted_parts
+from graph_models import graph
+from graph_models import graph_parts
+from graph_models import residual
+from keras import layers
+from small import transformer
+from user_models import USER_MODELS
+
+from keras_grades import find_components
+
+
+def test_blocks_of_a_graph_are_numbered():
+    components = find_components(transformer(3))
+    assert [c.block for c in components] == [
+        f"block_{i}" for i in range(3) for _ in range(6)
+    ]
+    assert [c.name for c in components[:6]] == [
+        "block_0_attention/query",
+        "block_0_attention/key",
+        "block_0_attention/value",
+        "block_0_attention/attention_output",
+        "block_0_up",
+        "block_0_down",
+    ]
+
+
+IN_BLOCKS = {
+    # Of the two models of lists, and of graphs without a layer for a block.
+    "lists_of_layers": [6] * 3,
+    "lists_of_layers_gated": [7] * 3,
+    "all_in_lists": [6] * 3,
+    "graph_narrow_and_wide": [6] * 4,
+    "graph_with_adapters": [6] * 3,
+    "graph_attention": [6] * 2,
+    "graph_products": [6] * 2,
+}
+
+
+@pytest.mark.parametrize("kind", IN_BLOCKS)
+def test_blocks_without_a_layer(kind):
+    components = find_components(USER_MODELS[kind]()[0])
+    assert [c.block for c in components] == [
+        f"block_{i}"
+        for i, number in enumerate(IN_BLOCKS[kind])
+        for _ in range(number)
+    ]
+
+
+def test_blocks_of_an_encoder_and_a_decoder_in_one_graph():
+    """In the order of data the first of the decoder are among the others."""
+
+    def block(x, name, memory=None):
+        attention = layers.MultiHeadAttention(2, 4, name=f"{name}_self")
+        x = layers.Add()([x, attention(x, x)])
+        if memory is not None:
+            attention = layers.MultiHeadAttention(2, 4, name=f"{name}_cross")
+            x = layers.Add()([x, attention(x, memory)])
+        up = layers.Dense(16, name=f"{name}_up")
+        return residual(x, up, layers.Dense(WIDTH, name=f"{name}_down"))
+
+    encoded, decoded = inputs = [keras.Input((LENGTH, WIDTH)) for _ in "ed"]
+    for i in range(3):
+        encoded = block(encoded, f"encoder_{i}")
+    for i in range(3):
+        decoded = block(decoded, f"decoder_{i}", encoded)
+    components = find_components(keras.Model(inputs, layers.Dense(3)(decoded)))
+    held = {}
+    for component in components:
+        layer = component.name.split("/")[0]
+        held.setdefault(component.block, set()).add(layer.rpartition("_")[0])
+    assert sorted(held.values(), key=str) == [
+        {f"{side}_{i}"} for side in ("decoder", "encoder") for i in range(3)
+    ]
+    assert len(components) == 3 * 6 + 3 * 10
+
+
+@pytest.mark.parametrize("first", ["attention", "feed_forward"])
+def test_blocks_with_both_branches_beside_each_other(first):
+    def block(x, number):
+        y = layers.LayerNormalization()(x)
+        branches = {
+            "attention": lambda: layers.MultiHeadAttention(
+                2, 4, name=f"attention_{number}"
+            )(y, y),
+            "feed_forward": lambda: layers.Dense(WIDTH, name=f"down_{number}")(
+                layers.Dense(16, name=f"up_{number}")(y)
+            ),
+        }
+        order = sorted(branches, key=lambda name: name != first)
+        return layers.Add()([x, *(branches[name]() for name in order)])
+
+    inputs = keras.Input((LENGTH, WIDTH))
+    x = block(block(block(inputs, 0), 1), 2)
+    components = find_components(keras.Model(inputs, layers.Dense(3)(x)))
+    assert len(components) == 18
+    for component in components:
+        layer = component.name.split("/")[0]
+        assert component.block == f"block_{layer.rpartition('_')[2]}"
+
+
+def test_two_hundred_blocks_within_a_second():
+    zeros = {"use_bias": False, "kernel_initializer": "zeros"}
+    blocks = [graph_parts(**zeros) for _ in range(200)]
+    model, parts = graph(blocks)
+    seconds = []
+    for _ in range(3):
+        # The time of this process: the machine may be busy with others.
+        start = time.process_time()
+        components = find_components(model)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 1
+    assert found_parts(components) == noted_parts(parts)
+    assert len({c.block for c in components}) == 200

@@ -1,0 +1,198 @@
+"""Which matrices are a feed-forward network, and which are none."""
+
+import keras
+import pytest
+from discovered import LENGTH
+from discovered import WIDTH
+from discovered import describe
+from discovered import found_parts
+from discovered import noted_parts
+from discovered import roles
+from keras import layers
+from keras import ops
+from written_models import Attention
+from written_models import Block
+from written_models import FlatBlock
+from written_models import attention_layer
+from written_models import subclassed
+
+from keras_grades import find_components
+
+CREATED = {
+    "in_order": ("gate_proj", "up_proj", "down_proj"),
+    "back_first": ("down_proj", "gate_proj", "up_proj"),
+    "back_first_plain": ("down_proj", "up_proj"),
+    "back_between": ("gate_proj", "down_proj", "up_proj"),
+    "back_before_gate": ("up_proj", "down_proj", "gate_proj"),
+}
+
+
+@pytest.mark.parametrize("order", CREATED)
+def test_order_of_creation_does_not_matter(order):
+    class Network(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            for name in CREATED[order]:
+                width = WIDTH if name == "down_proj" else 16
+                setattr(self, name, layers.Dense(width))
+
+        def call(self, x):
+            y = self.up_proj(x)
+            if hasattr(self, "gate_proj"):
+                y = y * ops.silu(self.gate_proj(x))
+            return self.down_proj(y)
+
+    model = subclassed([Block(Attention(), Network())])
+    found = find_components(model, include="feed_forward")
+    assert roles(found) == [
+        (f"blocks_0/feed_forward/{name}", f"ffn_{name.split('_')[0]}")
+        for name in CREATED[order]
+    ]
+
+
+class Experts(layers.Layer):
+    """Stacks of expert matrices, added by hand, behind a router."""
+
+    def build(self, shape):
+        self.router = layers.Dense(3, use_bias=False)
+        self.router.build(shape)
+        self.gate_up = self.add_weight(shape=(3, WIDTH, 40), name="gate_up")
+        self.down = self.add_weight(shape=(3, 20, WIDTH), name="down")
+
+    def call(self, x):
+        weights = ops.softmax(self.router(x))
+        gate, up = ops.split(
+            ops.einsum("btm,emh->bteh", x, self.gate_up), 2, axis=-1
+        )
+        y = ops.einsum("bteh,ehm->btem", ops.silu(gate) * up, self.down)
+        return ops.einsum("btem,bte->btm", y, weights)
+
+
+def test_stacks_of_experts():
+    block = Block(attention_layer("MultiHeadAttention"), Experts())
+    components = find_components(subclassed([block, FlatBlock()]))[4:6]
+    experts = block.feed_forward
+    assert describe(components) == [
+        (f"blocks_0/feed_forward/{name}", role, "blocks_0", [id(variable)])
+        for name, role, variable in [
+            ("gate_up", "ffn_gate_up", experts.gate_up),
+            ("down", "ffn_down", experts.down),
+        ]
+    ]
+
+
+NO_TRANSFORMER = {
+    "dense": lambda: [layers.Dense(16), layers.Dense(WIDTH), layers.Dense(3)],
+    "autoencoder": lambda: [layers.Dense(4), layers.Dense(5)],
+    "convolutions": lambda: [
+        layers.Conv1D(16, 3),
+        layers.Conv1D(WIDTH, 1),
+        layers.GlobalAveragePooling1D(),
+        layers.Dense(3),
+    ],
+    "recurrent": lambda: [
+        layers.LSTM(16, return_sequences=True),
+        layers.Bidirectional(layers.GRU(WIDTH)),
+        layers.Dense(3),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", NO_TRANSFORMER)
+def test_model_without_blocks_lists_its_layers(kind):
+    model = keras.Sequential(
+        [keras.Input((LENGTH, 5)), *NO_TRANSFORMER[kind]()]
+    )
+    first = type(model.layers[0]).__name__
+    number = sum(type(layer).__name__ == first for layer in model.layers)
+    with pytest.raises(ValueError, match=rf"\d {first}") as raised:
+        find_components(model)
+    if kind == "dense":
+        assert f"{number} {first}" in str(raised.value)
+
+
+@pytest.mark.parametrize("hidden", [4, 16])
+@pytest.mark.parametrize("kind", ["BatchNormalization", "LayerNormalization"])
+def test_what_normalizes_over_the_batch_is_no_block(kind, hidden):
+    """FNet's blocks normalize each token, and go wider; autoencoders do not."""
+
+    class Layer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.up = layers.Dense(hidden)
+            self.norm = getattr(layers, kind)()
+            self.down = layers.Dense(5)
+
+        def call(self, x):
+            return x + self.down(self.norm(ops.relu(self.up(x))))
+
+    held = [Layer(), Layer()]
+    model = keras.Sequential([keras.Input((LENGTH, 5)), *held, layers.Dense(3)])
+    if kind == "LayerNormalization" and hidden > 5:
+        assert found_parts(find_components(model)) == noted_parts(
+            pair
+            for layer in held
+            for pair in [("ffn_up", layer.up), ("ffn_down", layer.down)]
+        )
+    else:
+        with pytest.raises(ValueError, match="No trainable projection"):
+            find_components(model)
+
+
+@pytest.mark.parametrize(
+    ("created", "expected"),
+    [
+        # By activations.
+        ({"a": "relu", "b": None}, ["ffn_up", "ffn_down"]),
+        (
+            {"a": "silu", "b": None, "c": None},
+            ["ffn_gate", "ffn_up", "ffn_down"],
+        ),
+        (
+            {"a": None, "b": "silu", "c": None},
+            ["ffn_up", "ffn_gate", "ffn_down"],
+        ),
+        (
+            {"a": "relu", "b": "relu", "c": None},
+            ["ffn_up", "ffn_up", "ffn_down"],
+        ),
+        (
+            {"a": "relu", "b": None, "c": "relu", "d": None},
+            ["ffn_up", "ffn_down"] * 2,
+        ),
+        # By names.
+        (
+            {"up": None, "gate": None, "down": None},
+            ["ffn_up", "ffn_gate", "ffn_down"],
+        ),
+        ({"down": None, "up": None}, ["ffn_down", "ffn_up"]),
+        (
+            {"gate_proj": None, "down_proj": None, "up_proj": None},
+            ["ffn_gate", "ffn_down", "ffn_up"],
+        ),
+        # By their order.
+        ({"a": None, "b": None}, ["ffn_up", "ffn_down"]),
+        ({"a": None, "b": None, "c": None}, ["ffn_gate", "ffn_up", "ffn_down"]),
+    ],
+)
+def test_square_matrices(created, expected):
+    """Their widths tell nothing."""
+
+    class Block(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.attention = layers.MultiHeadAttention(2, 4)
+            for name, activation in created.items():
+                dense = layers.Dense(WIDTH, activation=activation)
+                setattr(self, name, dense)
+
+        def call(self, x):
+            x = x + self.attention(x, x)
+            for name in created:
+                x = getattr(self, name)(x)
+            return x
+
+    x = keras.Input((LENGTH, WIDTH))
+    model = keras.Model(x, Block()(x))
+    roles = {c.name.rpartition("/")[2]: c.role for c in find_components(model)}
+    assert [roles[name] for name in created] == expected
