@@ -16,6 +16,7 @@ from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.discovery.selection import Selection
 from keras_grades.discovery.selection import select
+from keras_grades.keras_internals import callbacks
 from keras_grades.keras_internals import saving
 from keras_grades.monitors import Monitor
 from keras_grades.optimizer import GradESOptimizer
@@ -62,7 +63,8 @@ class GradES(keras.callbacks.Callback):
     Its state travels with every checkpoint of the model and its optimizer
     that is taken during training. With `BackupAndRestore` after GradES in the
     list of callbacks, or with a model that was saved during training, `fit()`
-    goes on where that was: with what is frozen, and with what was counted.
+    goes on where it was: with the same components frozen, and the same
+    counts.
     If it begins at a later epoch without such a state, the planned steps are
     those that remain.
 
@@ -111,7 +113,7 @@ class GradES(keras.callbacks.Callback):
         max_frozen_ratio: Float in (0, 1], the share of frozen components at
             which training stops. The host looks after one per cent of the
             planned steps, or 8, if that is less. Defaults to `1.0`.
-        recompile: When to rebuild the train step without what is frozen:
+        recompile: When to rebuild the train step without frozen components:
             `"always"`, `"never"`, an integer, the number of newly frozen
             components at which to rebuild, or `"auto"`, when that saves more
             time than it costs. Both are measured in this run. In eager
@@ -260,7 +262,7 @@ class GradES(keras.callbacks.Callback):
         self._run.installation.check_is_on()
         if not self._run.has_begun:
             self._run.begin(epoch)
-        # No step was taken between epochs.
+        # Time between epochs belongs to no step.
         self._run.skip_time()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -275,7 +277,7 @@ class GradES(keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         self._end_watch()
         if self._is_training():
-            # The time that `fit()` takes to validate is no step's.
+            # Validation takes time, but belongs to no step.
             self._run.look()
 
     def on_predict_begin(self, logs=None):
@@ -359,7 +361,8 @@ class GradES(keras.callbacks.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has the arguments and the report; the model stays here.
-        state = vars(self) | {"_model": None, "_end_watch": _nothing_lost}
+        state = callbacks.state_without_model(self)
+        state["_end_watch"] = _nothing_lost
         if self._run is not None:
             state |= {"_run": None, "_report": self.report}
         return state

@@ -38,7 +38,7 @@ def save(store, state, fingerprint, inner_variables):
 
 
 def load(store, state):
-    """Reads the state; what a file does not have is left as it is.
+    """Reads the state; names that a file lacks keep their values.
 
     Args:
         store: Mapping from a name to an array.
@@ -122,7 +122,7 @@ def to_config(group, places):
 
 
 def without_retired(config):
-    """The config of an optimizer less the arguments that are no more.
+    """The config of an optimizer without retired arguments.
 
     A file that used one of them loads, with a warning: training goes on
     without it.
@@ -133,8 +133,8 @@ def without_retired(config):
         given = config.pop(name, value)
         if given != value:
             warnings.warn(
-                f"This file was written with {name}={given!r}, which is no "
-                f"argument any more, and is left out. {RETIRED[name]}",
+                f"This file was written with {name}={given!r}, which was "
+                f"retired and is left out. {RETIRED[name]}",
                 stacklevel=2,
             )
     return config

@@ -40,7 +40,7 @@ class Groups:
             variables: List of as many `keras.Variable`.
 
         Returns:
-            Two lists of n tuples, of what has a gradient.
+            Two lists of n tuples, without those that have no gradient.
         """
         found = [([], []) for _ in range(self._n)]
         for gradient, variable in zip(gradients, variables):
@@ -67,7 +67,8 @@ class Groups:
     def share(self, share):
         """The share of its update that each group takes.
 
-        What is not tracked settles with the components: it takes their mean.
+        Variables that are not tracked settle with the components: they take
+        the mean.
 
         Args:
             share: Float tensor of shape `(n,)`, that of each component.

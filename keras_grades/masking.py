@@ -19,7 +19,7 @@ from keras_grades.backend import backend
 
 
 class Held(NamedTuple):
-    """What is needed to put variables back after an update.
+    """The values that `put_back` needs after an update.
 
     Attributes:
         variables: List of k `keras.Variable`.
@@ -44,7 +44,7 @@ def hold(gradients, variables, groups, frozen, share, zero):
     Args:
         gradients: List of tensors, `None` where there is none.
         variables: List of as many `keras.Variable`.
-        groups: `Groups` of the variables. What is in none is left alone.
+        groups: `Groups` of the variables. Variables in none are left alone.
         frozen: Boolean tensor, whether each group is frozen.
         share: Float tensor, the share of its update that each group takes, 0
             for a frozen one; or `None`, if all others take all of it.
@@ -109,7 +109,7 @@ def put_back(held):
     """Gives frozen variables their values back, after the update.
 
     Args:
-        held: What `hold` returned.
+        held: `Held`.
     """
     if held.any_held is None:
         _put_back(held)

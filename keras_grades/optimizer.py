@@ -22,10 +22,12 @@ from keras_grades.monitors import try_out
 from keras_grades.monitors.sample import has_gradient
 from keras_grades.policy import FreezePolicy
 from keras_grades.state import State
+from keras_grades.state import updated_where
+from keras_grades.wrapper import OptimizerWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_grades")
-class GradESOptimizer(keras.optimizers.Optimizer):
+class GradESOptimizer(OptimizerWrapper):
     """Wraps an optimizer so that each component stops when it has converged.
 
     In every update it measures each component, lets the wrapped optimizer
@@ -104,15 +106,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         name: str = "grades",
         **policy: Any,
     ) -> None:
-        compatibility.check_inner_optimizer(inner_optimizer)
-        if isinstance(inner_optimizer, GradESOptimizer):
-            raise ValueError(
-                "A `GradESOptimizer` cannot wrap another one. Received: "
-                f"inner_optimizer={inner_optimizer!r}"
-            )
+        super().__init__(inner_optimizer, name)
         validation.check_known(policy, FreezePolicy.__dataclass_fields__)
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = inner_optimizer
         self.policy = FreezePolicy(tau=tau, **policy)
         # Tuples: Keras must not take the components for state of its own.
         self.components = tuple(components)
@@ -122,7 +117,6 @@ class GradESOptimizer(keras.optimizers.Optimizer):
                 "`components` must have at least one component. Received an "
                 "empty list."
             )
-        self._narrowed = None
         self.plan(total_steps)
 
     @optimizers.no_automatic_dependency_tracking
@@ -151,13 +145,8 @@ class GradESOptimizer(keras.optimizers.Optimizer):
             _bind(group, variables)
         if self.policy.cooldown:
             compatibility.check_can_anneal(self.inner_optimizer, variables)
-        if self.inner_optimizer.built:
-            compatibility.check_knows(self.inner_optimizer, variables)
-        else:
-            self.inner_optimizer.build(variables)
         compatibility.check_holds_components(groups, variables)
         super().build(variables)
-        self._built_with = list(variables)
         self._place = {id(v): i for i, v in enumerate(variables)}
         self._groups = Groups(
             self.components,
@@ -275,7 +264,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         new = self._criterion.update(
             state, statistic, step, ops.convert_to_tensor(self.tau)
         )
-        new = _where(is_measured, new, state)
+        new = updated_where(is_measured, new, state)
         is_active = ops.equal(frozen_at, 0)
         freezes = ops.logical_and(
             is_active, self._action.is_at_rest(new["converged_at"], step)
@@ -283,7 +272,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         is_recorded = ops.logical_and(is_active, is_measured)
         recorded = ops.where(is_recorded, statistic, UNDEFINED)
         return {
-            **_where(has_gradient, of_monitor, state),
+            **updated_where(has_gradient, of_monitor, state),
             **new,
             "frozen_at": ops.where(freezes, step, frozen_at),
             "statistic": ops.where(is_recorded, statistic, state["statistic"]),
@@ -304,13 +293,13 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         return self._groups.frozen(frozen)
 
     def _this_step(self):
-        return ops.cast(super().iterations, "int32") + 1
+        return ops.cast(self.own_iterations, "int32") + 1
 
     def _count_step(self, is_update):
         # True, and known only when the step has been decided: where data of
         # unknown length ends, TensorFlow still runs what needs no data.
         is_decided = ops.min(self.frozen_at) >= 0
-        steps = super().iterations
+        steps = self.own_iterations
         steps_after = steps + ops.cast(is_decided, steps.dtype)
         masking.assign(steps, steps_after, is_update)
 
@@ -318,7 +307,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     def state(self):
         """Dict of the `keras.Variable`s of the state, as they are saved."""
         return {
-            checkpoint.STEP: super().iterations,
+            checkpoint.STEP: self.own_iterations,
             **self._state.by_name(self._place),
         }
 
@@ -326,7 +315,7 @@ class GradESOptimizer(keras.optimizers.Optimizer):
     def observed(self):
         """Dict of the `keras.Variable`s that the host looks at."""
         return {
-            "step": super().iterations,
+            "step": self.own_iterations,
             "frozen_at": self._state["frozen_at"],
             "trace": self._state["trace"],
         }
@@ -364,60 +353,11 @@ class GradESOptimizer(keras.optimizers.Optimizer):
         inner = [v.numpy() for v in self.inner_optimizer.variables]
         return own + self._state.kept_as_built() + inner
 
-    @property
-    def iterations(self):
-        return self.inner_optimizer.iterations
-
-    @property
-    def learning_rate(self):
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate):
-        self.inner_optimizer.learning_rate = learning_rate
-
-    def scale_loss(self, loss):
-        return self.inner_optimizer.scale_loss(loss)
-
-    def __getattr__(self, name):
-        # Callbacks of Keras look for averages, and for the optimizers in a
-        # `MultiOptimizer`, in the model's optimizer or that in loss scaling.
-        if name in optimizers.FORWARDED:
-            return getattr(self.inner_optimizer, name)
-        return super().__getattribute__(name)  # Raises as it did.
-
     @optimizers.no_automatic_dependency_tracking
     def narrow(self, variables):
-        """Makes this the optimizer of the given variables alone.
-
-        For structural freezing: the next gradients are of these variables.
-
-        Args:
-            variables: List of `keras.Variable`, some of those it was built
-                with. What a monitor keeps of the others is freed.
-        """
-        self.widen()
-        ids = {id(v) for v in variables}
-        gone = [v for v in self._built_with if id(v) not in ids]
-        for i, average in optimizers.averages(self.inner_optimizer, gone):
-            # A copy: JAX gives no buffer away twice.
-            average.assign(ops.copy(gone[i]))
+        """Also frees what a monitor keeps of other variables."""
+        super().narrow(variables)
         self._state.keep_only(variables)
-        self._trained = [v for v in self._built_with if id(v) in ids]
-        self._narrowed = (
-            optimizers.narrow(self, variables),
-            optimizers.narrow(self.inner_optimizer, variables),
-        )
-
-    @optimizers.no_automatic_dependency_tracking
-    def widen(self):
-        """Makes this the optimizer of all that it was built with again."""
-        if self._narrowed is not None:
-            own, inner = self._narrowed
-            optimizers.widen(self, own)
-            optimizers.widen(self.inner_optimizer, inner)
-            self._trained = self._built_with
-            self._narrowed = None
 
     def finalize_variable_values(self, var_list):
         """Overwrites weights with their averages, but none that is frozen."""
@@ -491,28 +431,6 @@ class GradESOptimizer(keras.optimizers.Optimizer):
                 "`optimizer.build(model.trainable_variables)` first."
             )
         return [self._place[id(v)] for v in variables]
-
-
-def _where(condition, new, old):
-    """New state for the components of which a condition holds.
-
-    Args:
-        condition: Boolean tensor of shape `(n,)`.
-        new: Dict of tensors. Those that do not have one entry a component,
-            and lists, are new as they are.
-        old: Dict of tensors.
-    """
-    return {
-        name: ops.where(_like(condition, value), value, old[name])
-        if getattr(value, "shape", ())[:1] == condition.shape
-        else value
-        for name, value in new.items()
-    }
-
-
-def _like(condition, value):
-    rank = len(value.shape)
-    return ops.reshape(condition, (-1, *[1] * (rank - 1)))
 
 
 def _bind(group, variables):

@@ -51,7 +51,7 @@ class ResolvedPolicy(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FreezePolicy:
-    """What is measured, when it has converged, and how it then freezes.
+    """Chooses a statistic, when a component converges, and how it freezes.
 
     `GradES` documents the arguments. Those that are `None` are what `AUTO`
     says if tau is `"auto"`, and else what `PAPER` says; they are filled in,

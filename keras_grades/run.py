@@ -42,7 +42,7 @@ class Run:
 
     The state of the run is in the variables of the optimizer. The host looks
     at it now and then, at steps that depend on the plan alone: stops `fit()`,
-    and has the train step rebuilt without what is frozen.
+    and has the train step rebuilt without frozen components.
 
     Args:
         model: A compiled `keras.Model`.
@@ -121,7 +121,7 @@ class Run:
             self.rebuilds.total_steps = self.total_steps
         if self._is_enough():
             self._stop_before_a_step(step)
-        # Nothing is compiled yet: to leave out what is frozen costs nothing.
+        # Nothing is compiled yet: to leave out frozen ones costs nothing.
         self._rebuild_is_due = (
             self.frozen.any()
             and self.rebuilds.mode != "never"
@@ -131,7 +131,7 @@ class Run:
         self._say_where_it_begins(step)
 
     def take_up(self):
-        """Reads the step that training goes on from, and what is frozen."""
+        """Reads the step that training goes on from, and the frozen state."""
         state = backend.read(self.optimizer, self._model)
         step = int(state["step"])
         self.trace = trace.Trace(step, len(self.components))
@@ -166,7 +166,7 @@ class Run:
         self._plan_next_look(step)
 
     def _note_frozen(self, frozen_at):
-        """Notes what is frozen; returns the names of what newly is."""
+        """Notes freeze steps; returns the names of newly frozen components."""
         newly_frozen = []
         for component, step in zip(self.components, frozen_at):
             before, component.frozen_at = component.frozen_at, None
@@ -198,7 +198,7 @@ class Run:
         self._next_look = self._batches + batches
 
     def _pending(self):
-        """What is frozen only logically: components, and their work."""
+        """Counts components frozen only logically, and their work."""
         frozen = self.frozen
         share = self._work.share(frozen) - self._work.share(self._structural)
         return np.count_nonzero(frozen & ~self._structural), share
@@ -219,11 +219,11 @@ class Run:
         self._timed = step, now
 
     def skip_time(self):
-        """Leaves out the time since the last look: it was no step's."""
+        """Leaves out the time since the last look."""
         self._timed = self.trace.step, self._clock()
 
     def rebuild_if_due(self):
-        """Freezes structurally what is frozen, if that is to be done now."""
+        """Makes logical freezes structural, if a rebuild is due."""
         if not self._rebuild_is_due:
             return
         self._rebuild_is_due = False
@@ -235,10 +235,10 @@ class Run:
         if not self.rebuilds.rebuilds_left:
             warnings.warn(
                 "The train step cannot be rebuilt once more, or the compiler "
-                "would give up on it. What freezes from here on is left alone "
-                "as exactly, but saves no time until the end of `fit()`. Use "
-                "`recompile` with a larger number, to rebuild for more "
-                "components at once.",
+                "would give up on it. Components that freeze from here on "
+                "keep their values as exactly, but save no time until the end "
+                "of `fit()`. Use `recompile` with a larger number, to rebuild "
+                "for more components at once.",
                 stacklevel=3,
             )
 

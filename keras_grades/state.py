@@ -88,7 +88,7 @@ class State:
         return [v for kept in self._kept.values() for v in kept.values()]
 
     def keep_only(self, variables):
-        """Frees what is kept for other variables than these."""
+        """Frees the state of all variables but these."""
         ids = {id(v) for v in variables}
         self._kept = {
             name: {key: v for key, v in kept.items() if key in ids}
@@ -121,3 +121,25 @@ class State:
             for key, variable in each.items()
         }
         return {**self._variables, **kept}
+
+
+def updated_where(condition, new, old):
+    """New state for the components of which a condition holds.
+
+    Args:
+        condition: Boolean tensor of shape `(n,)`.
+        new: Dict of tensors. Those that do not have one entry a component,
+            and lists, are new as they are.
+        old: Dict of tensors.
+    """
+    return {
+        name: ops.where(_like(condition, value), value, old[name])
+        if getattr(value, "shape", ())[:1] == condition.shape
+        else value
+        for name, value in new.items()
+    }
+
+
+def _like(condition, value):
+    rank = len(value.shape)
+    return ops.reshape(condition, (-1, *[1] * (rank - 1)))

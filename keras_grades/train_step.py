@@ -2,7 +2,7 @@
 
 Keras's own `train_step` takes gradients of `model.trainable_variables` as
 they are when it is traced, so after a structural freeze and a new trace the
-frozen ones are out of the backward pass. What is left to add is the log.
+frozen ones are out of the backward pass. Only the log is left to add.
 """
 
 import keras

@@ -1,4 +1,4 @@
-"""Checks of arguments: each error says what is wrong, and what was received."""
+"""Checks of arguments: each error says the fault, and the value received."""
 
 import math
 import numbers
@@ -58,7 +58,7 @@ def check_known(arguments, known):
     for name, value in arguments.items():
         if name in RETIRED:
             raise TypeError(
-                f"`{name}` is no argument any more. {RETIRED[name]} Received: "
+                f"`{name}` was retired. {RETIRED[name]} Received: "
                 f"{name}={value!r}"
             )
         if name not in known:

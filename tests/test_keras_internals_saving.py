@@ -1,10 +1,11 @@
-"""The private parts of Keras's saving, and of its state on JAX."""
+"""The private parts of Keras's saving, callbacks, and state on JAX."""
 
 import keras
 import numpy as np
 import pytest
 import small
 
+from keras_grades.keras_internals import callbacks
 from keras_grades.keras_internals import jax_state
 from keras_grades.keras_internals import saving
 
@@ -88,6 +89,15 @@ def test_loading_is_watched(key):
         optimizer.load_own_variables(store)
     assert end() == (key == "components")
     assert "load_own_variables" not in vars(optimizer)
+
+
+def test_a_callback_keeps_its_model_here():
+    callback, model = keras.callbacks.Callback(), small.transformer(blocks=1)
+    callback.set_model(model)
+    assert vars(callback)[callbacks.MODEL] is model
+    state = callbacks.state_without_model(callback)
+    assert state.keys() == vars(callback).keys()
+    assert state[callbacks.MODEL] is None
 
 
 @pytest.mark.skipif(

@@ -29,12 +29,12 @@ def find_components(
 ) -> ComponentList:
     """Finds the attention and feed-forward projections of a model.
 
-    It looks at structure, not at families of models: what an attention layer
-    holds, and what maps the hidden width to another and back in the same
-    block. Embeddings, norms, routers, poolers, heads, patch embeddings and
-    adapters are no components, and what is not trainable is left out. The
-    role of a feed-forward network's inner layers, if it has any between the
-    way up and the way down, is `"ffn_up"`, too.
+    It looks at structure, not at families of models: at the projections that
+    an attention layer holds, and at matrices that map the hidden width to
+    another and back in the same block. Embeddings, norms, routers, poolers,
+    heads, patch embeddings and adapters are not components, and frozen
+    weights are left out. If a feed-forward network has inner layers between
+    the way up and the way down, their role is `"ffn_up"`, too.
 
     Example:
 

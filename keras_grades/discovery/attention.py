@@ -1,7 +1,7 @@
 """Which layers are attention, and what their projections do.
 
 An attention layer holds projections to queries, keys and values, by
-themselves or fused. What it is called matters less than what it holds.
+themselves or fused. Its projections matter more than its name.
 """
 
 import re
@@ -61,7 +61,7 @@ def attention_roles(node):
     )
     if not is_attention:
         return _unnamed_attention(node)
-    network = _feed_forward_beside(named)
+    network = _feed_forward_within(named)
     pairs = [p for p in named if p[1] and id(p[0]) not in network]
     for matrix, role in named:
         if (
@@ -90,11 +90,11 @@ def _role(matrix):
     return next(filter(None, map(named_role, matrix.names)), None)
 
 
-def _feed_forward_beside(named):
+def _feed_forward_within(named):
     """The ids of the feed-forward matrices that the same layer holds.
 
-    They may go by what is a way out of attention elsewhere; the first of
-    these names is taken at its word.
+    They may have names that elsewhere mean a way out of attention; the first
+    such name is taken at its word.
     """
     outputs = [m for m, role in named if role == "attention_output"]
     others = [

@@ -126,8 +126,8 @@ class Blocks:
     def _block_of(self, attention):
         """The nearest layer that holds this and a feed-forward network.
 
-        A layer that stacks several others with attention is none; then it is
-        the attention layer itself.
+        A layer that stacks several others with attention is not; then the
+        block is the attention layer itself.
         """
         for node in (attention, *attention.ancestors()):
             if self._feed_forward(node):

@@ -5,8 +5,8 @@ reads. Of two the one that is activated is the gate, else the one that says
 so, else the first. A matrix in between, from hidden layer to hidden layer,
 counts as another way up.
 
-Where the hidden width is no other one, a square matrix may be a way up or the
-way back: then activations tell, names, and last the order of creation.
+Where the inner width is the hidden width, a square matrix may be a way up or
+the way back: then activations tell, names, and last the order of creation.
 """
 
 import keras
@@ -38,7 +38,7 @@ def feed_forward_roles(matrices, widths=None):
 
 
 def _find(candidates, may_start):
-    """Ways up, what is in between, and the way back, of each network."""
+    """The ways up, the matrices in between and the way back of each network."""
     found, used = [], set()
     for i, down in enumerate(candidates):
         if not _may_lead_back(down, candidates[i + 1 :]):
@@ -48,7 +48,7 @@ def _find(candidates, may_start):
             m for m in free[:-1] if may_start(m) and _way(m, free) is not None
         ]
         if down not in used and ups:
-            # A gate is multiplied with what is as wide.
+            # A gate is multiplied with a tensor of its width.
             ups = [m for m in ups if _shape(m) == _shape(ups[-1])][-2:]
             if len(ups) == 2 and _is_chain(*ups):
                 ups = ups[:1]

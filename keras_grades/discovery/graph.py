@@ -202,7 +202,7 @@ class Graph:
         return [matrix_of[o] for o in sorted(found, key=lambda o: -found[o])]
 
     def _nearest(self, starts, edges, is_wanted, is_boundary=None):
-        """Dict from what is wanted and met first on a way to its distance."""
+        """Dict from each wanted operation, first on a way, to its distance."""
         found, queue, seen = {}, collections.deque(), set()
         queue.extend((0, operation) for operation in starts)
         while queue:
@@ -256,7 +256,7 @@ def _input_roles(reached):
     for role, matrices in reached.items():
         for matrix in matrices:
             roles[matrix].append(role)
-    # What is attended as it is, is no projection, unless it is then split.
+    # A tensor that is attended as it is has no projection, unless it is split.
     if any(
         len(of) == 3 and matrix.width_out != 3 * matrix.width_in
         for matrix, of in roles.items()

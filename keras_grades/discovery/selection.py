@@ -1,4 +1,4 @@
-"""Which components are tracked: what `GradES(components=...)` may be."""
+"""Which components are tracked: the values of `GradES(components=...)`."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def select(model, selection):
         List of `Component`, in the order in which data meets them.
 
     Raises:
-        ValueError, TypeError: If it is empty, or names what is none.
+        ValueError, TypeError: If it is empty, or lists other things.
     """
     if not isinstance(selection, (list, tuple)):
         return find_components(model, include=selection)

@@ -158,9 +158,9 @@ def _grow(node, seen):
 
 
 def group_lists(root):
-    """Puts what several lists of a layer hold at one index into one node.
+    """Puts the layers that several lists hold at one index into one node.
 
-    So the parts of blocks are kept where no layer holds one block. In a
+    So the parts of a block stay together where no layer holds them. In a
     functional model the edges tell more.
     """
     for node in list(root.walk()):
@@ -184,10 +184,10 @@ def group_lists(root):
 
 
 def _lists(node):
-    """The lists of what each block has one of: name to index to `Node`.
+    """The lists with one layer for each block: name to index to `Node`.
 
-    Their matrices read or make what is equally wide. In a list of what comes
-    one after the other, such as a way up and a way back, they do not.
+    Their matrices read or make equal widths. In a list of layers that follow
+    each other, such as a way up and a way back, they do not.
     """
     names = {
         name.lstrip("_")

@@ -1,4 +1,4 @@
-"""What is measured at each step: by name, or a `Monitor` of your own."""
+"""Monitors measure a statistic at each step: built in, or your own."""
 
 from keras_grades.monitors.base import UNDEFINED
 from keras_grades.monitors.base import Monitor

@@ -13,8 +13,8 @@ from keras_grades.component import Component
 Carry = Any
 State = dict[str, Any]
 
-# The statistic where there is none yet. It is below every threshold, but the
-# optimizer leaves it out. NaN would trip those who look for NaN.
+# Stands for a statistic that is not known yet. It is below every threshold,
+# but the optimizer leaves it out. NaN would trip checks for NaN.
 UNDEFINED = np.finfo("float32").min
 
 

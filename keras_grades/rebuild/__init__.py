@@ -1,1 +1,1 @@
-"""The train step, compiled again without what is frozen: how, and when."""
+"""How and when the train step is compiled again without frozen components."""

@@ -62,13 +62,13 @@ class Rebuilds:
         self._estimate = SavingEstimate()
         self.total_steps = total_steps
         self._rebuild_is_free = rebuild_is_free
-        # What is out of the train step: components, and the share of its
-        # work; and the share that the last rebuild took out.
+        # Out of the train step: components, and the share of its work; and
+        # the share that the last rebuild took out.
         self._frozen = 0
         self._share = 0.0
         self._newest_share = 0.0
-        # What is frozen only logically, and the time that it has cost: in
-        # all, and when the last of it had just been seen.
+        # Components frozen only logically, and the time that they have cost:
+        # in all, and when the last of them had just been seen.
         self._newly_frozen = 0
         self._lost = 0.0
         self._lost_at_last = 0.0
@@ -95,7 +95,7 @@ class Rebuilds:
             steps: Integer.
             seconds: Float.
             share: Float, the share of a step's work that they did for
-                nothing: for what is frozen only logically.
+                nothing: for components frozen only logically.
         """
         self._step_seconds.append(seconds / steps)
         self._lost += steps * self._estimate.seconds(share, self.step_seconds)
@@ -160,7 +160,7 @@ class Rebuilds:
     def rebuilt(self, newly_frozen, share):
         """Tells that more is structurally frozen now.
 
-        Before the first compilation it is no rebuild: savings are counted
+        Before the first compilation nothing is rebuilt: savings are counted
         from there.
 
         Args:

@@ -189,7 +189,7 @@ class Installation:
             )
 
     def check_flags(self, error=None):
-        """Raises if something else has changed what is trainable."""
+        """Raises if something else has changed `trainable` flags."""
         if _ids(self.model.trainable_variables) != self._trainable:
             raise ValueError(
                 "The `trainable` flags of this model, or its layers, were "

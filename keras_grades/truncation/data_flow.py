@@ -23,7 +23,7 @@ class Call:
         sources: List of `Call` that it takes its input from.
         side_sources: List of `Call` that it takes something else from, as
             cross-attention takes keys and values.
-        is_placed: Boolean, whether it is known what is below it.
+        is_placed: Boolean, whether its place is known.
     """
 
     variables: list
@@ -51,7 +51,7 @@ class DataFlow:
         # A decoder does not follow on its encoder, but is above it.
         self._above = self._blocks_above(follow_side_sources=False)
         self._all_above = self._blocks_above(follow_side_sources=True)
-        # What is below each block where data first meets it.
+        # The blocks below each block, where data first meets it.
         self._first = {}
         for call in self._calls:
             for block in call.blocks:
@@ -142,7 +142,7 @@ class DataFlow:
         return [made_by.get(id(t), []) for t in graph.outputs]
 
     def _add_container(self, layer, sources):
-        """Adds the parts of a layer that is no graph: a chain for each list."""
+        """Adds the parts of a layer without a graph: a chain for each list."""
         parts = [
             (name, part, self._blocks_in(part))
             for name, part in sublayers(layer)
