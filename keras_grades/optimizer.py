@@ -21,6 +21,7 @@ from keras_grades.monitors import StateSpec
 from keras_grades.monitors import try_out
 from keras_grades.monitors.sample import has_gradient
 from keras_grades.policy import FreezePolicy
+from keras_grades.schedules import last_rise
 from keras_grades.state import State
 from keras_grades.state import updated_where
 from keras_grades.wrapper import OptimizerWrapper
@@ -122,7 +123,9 @@ class GradESOptimizer(OptimizerWrapper):
     @optimizers.no_automatic_dependency_tracking
     def plan(self, total_steps):
         """Sets the planned number of updates, before the first one."""
-        resolved = self.policy.resolve(self.components, total_steps)
+        resolved = self.policy.resolve(
+            self.components, total_steps, self._last_rise(total_steps)
+        )
         self.total_steps = total_steps
         self.components = tuple(resolved.components)
         self.tau = resolved.tau
@@ -130,6 +133,13 @@ class GradESOptimizer(OptimizerWrapper):
         self._monitor = resolved.monitor
         self._criterion = resolved.criterion
         self._action = resolved.action
+
+    def _last_rise(self, total_steps):
+        """The last step at which the learning rate rises, as far as known."""
+        if not total_steps:
+            return 0
+        schedules = optimizers.schedules_of(self.inner_optimizer)
+        return max((last_rise(s, total_steps) for s in schedules), default=0)
 
     @optimizers.no_automatic_dependency_tracking
     def build(self, variables):

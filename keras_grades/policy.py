@@ -87,13 +87,19 @@ class FreezePolicy:
         validation.check_cooldown(self.cooldown)
 
     def resolve(
-        self, components: Sequence[Component], total_steps: int | None
+        self,
+        components: Sequence[Component],
+        total_steps: int | None,
+        last_rise: int = 0,
     ) -> ResolvedPolicy:
         """Applies the policy to a model and a plan.
 
         Args:
             components: Sequence of `Component`.
             total_steps: Integer, the planned steps, or `None` if unknown.
+            last_rise: Integer, the last step at which the learning rate
+                rises. A monitor that goes by the rate waits for it. Defaults
+                to `0`.
 
         Returns:
             `ResolvedPolicy`.
@@ -104,6 +110,8 @@ class FreezePolicy:
         """
         tracked, tau = self._thresholds(list(components))
         grace_steps = self._grace_steps(total_steps)
+        if self.monitor in monitors.GO_BY_RATE:
+            grace_steps = max(grace_steps, last_rise)
         return ResolvedPolicy(
             components=tracked,
             tau=tau,

@@ -14,6 +14,8 @@ from keras_grades.rebuild.installation import Installation
 # many steps, more often in short runs: stopping late may cost one per cent of
 # them at most.
 MAX_STEPS_BETWEEN_LOOKS = 8
+# With fewer steps than this nothing is said of a plan that is not kept.
+FEW = 32
 
 
 class Plan(NamedTuple):
@@ -100,6 +102,8 @@ class Run:
         self._next_look = math.inf
         # The step up to which the time was taken, and when that was.
         self._timed = 0, 0.0
+        self._first_step = 0
+        self._has_warned = False
         self.has_begun = False
 
     @property
@@ -113,7 +117,7 @@ class Run:
         Other callbacks may have loaded it since `on_train_begin`.
         """
         self.has_begun = True
-        step = self.take_up()
+        step = self._first_step = self.take_up()
         if epoch and not step:
             # A later epoch without state: the steps that remain are planned.
             self.total_steps = self._plan.steps(epoch)
@@ -160,10 +164,28 @@ class Run:
         names = self._note_frozen(state["frozen_at"])
         if names:
             self._say(f"by step {step} froze {', '.join(names)}.", level=2)
+        self._compare_with_plan(step)
         if self._is_enough() and not self._model.stop_training:
             self._stop(step)
         self._rebuild_is_due = self.rebuilds.is_due(step, *self._pending())
         self._plan_next_look(step)
+
+    def _compare_with_plan(self, step):
+        """Warns, once, of far fewer updates than batches stand for."""
+        planned = self._batches // self._plan.batches_per_step
+        updates = step - self._first_step
+        if self._has_warned or planned < FEW or updates > planned // 2:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"GradES has seen {updates} updates of the model's optimizer in "
+            f"{self._batches} batches. If `train_step` uses other optimizers, "
+            "GradES cannot watch them: `model.optimizer` must be the one that "
+            "trains. If it accumulates gradients by hand, the plan counts too "
+            "many steps: pass `alpha` as an integer, a number of updates, or "
+            "use `gradient_accumulation_steps` of the optimizer.",
+            stacklevel=2,
+        )
 
     def _note_frozen(self, frozen_at):
         """Notes freeze steps; returns the names of newly frozen components."""
@@ -251,10 +273,14 @@ class Run:
             )
         else:
             blocks = len({c.block for c in self.components})
-            self._say(
-                f"{n} components in {blocks} blocks; nothing freezes before "
-                f"step {self._first_freeze()}{of}."
-            )
+            first = self._first_freeze()
+            when = f"nothing freezes before step {first}{of}"
+            if self.total_steps and first > self.total_steps:
+                when = (
+                    f"nothing can freeze: the first step that may is {first}, "
+                    f"and {self.total_steps} are planned"
+                )
+            self._say(f"{n} components in {blocks} blocks; {when}.")
 
     def _first_freeze(self):
         in_a_row = self.optimizer.policy.patience + 1

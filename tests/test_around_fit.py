@@ -248,3 +248,40 @@ def test_it_does_not_write_into_the_progress_bar():
 def test_verbose_is_checked(verbose):
     with pytest.raises(ValueError, match="0, 1, 2 or 'auto'"):
         GradES(verbose=verbose)
+
+
+# The plan is compared with what happens.
+
+
+class OtherOptimizer(keras.Model):
+    """Trains with an optimizer of its own, or, here, with none."""
+
+    def train_step(self, *args):
+        logs = {"loss": keras.ops.zeros(())}
+        return (logs, args[0]) if len(args) > 1 else logs
+
+
+def test_an_optimizer_that_is_not_used():
+    net = small.transformer(blocks=1)
+    model = compiled(OtherOptimizer(net.inputs, net.outputs))
+    with pytest.warns(UserWarning, match="0 updates.*in 32 batches") as caught:
+        fit(model, GradES(), batches=20, epochs=4)
+    said = [w for w in caught if "updates" in str(w.message)]
+    assert len(said) == 1
+
+
+def test_gradients_that_accumulate_are_planned_for(recwarn):
+    model = compiled(
+        optimizer=keras.optimizers.SGD(0.01, gradient_accumulation_steps=4)
+    )
+    fit(model, GradES(), batches=20, epochs=4)
+    assert not [w for w in recwarn if "updates" in str(w.message)]
+
+
+def test_a_run_that_is_too_short_to_freeze():
+    assert "nothing can freeze: the first step that may is 10, and 6" in (
+        printed(GradES(verbose=1))
+    )
+    assert "nothing freezes before step 3 of 6" in printed(
+        GradES(HUGE, verbose=1)
+    )

@@ -15,6 +15,7 @@ __all__ = [
     "narrow",
     "new_like",
     "no_automatic_dependency_tracking",
+    "schedules_of",
     "uses_averages",
     "widen",
 ]
@@ -26,6 +27,16 @@ FORWARDED = ("_model_variables_moving_average", "optimizers")
 def inner_optimizers(optimizer):
     """The optimizer, and those that a `MultiOptimizer` is made of."""
     return [optimizer, *getattr(optimizer, "optimizers", [])]
+
+
+def schedules_of(optimizer):
+    """List of the learning-rate schedules of an optimizer."""
+    schedule = keras.optimizers.schedules.LearningRateSchedule
+    return [
+        inner._learning_rate
+        for inner in inner_optimizers(optimizer)
+        if isinstance(inner._learning_rate, schedule)
+    ]
 
 
 def is_update_step(optimizer):

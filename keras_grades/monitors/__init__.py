@@ -11,6 +11,7 @@ from keras_grades.monitors.trial import try_out
 from keras_grades.monitors.weight_change import WeightChange
 
 __all__ = [
+    "GO_BY_RATE",
     "MONITORS",
     "NORMS",
     "UNDEFINED",
@@ -27,6 +28,10 @@ MONITORS = {
     "weight_change": WeightChange,
     "relative_change": lambda norm: RelativeChange(),
 }
+
+# Their statistic falls with the learning rate, and tells only of its last
+# fall: before a rise nothing has converged.
+GO_BY_RATE = ("relative_change",)
 
 
 def get(monitor, norm):

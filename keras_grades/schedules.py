@@ -1,0 +1,36 @@
+"""Reads ahead in a learning-rate schedule."""
+
+import numpy as np
+from keras import ops
+
+# In a longer run, this many steps stand for all.
+MAX_POINTS = 512
+# A rise by less than this share of the highest rate is rounding.
+TOLERANCE = 1e-3
+
+
+def last_rise(schedule, total_steps):
+    """The last step at which a learning rate is higher than before.
+
+    Updates shrink as the rate falls. Where it rises again, after a warm-up or
+    a warm restart, they had not converged.
+
+    Args:
+        schedule: `keras.optimizers.schedules.LearningRateSchedule`.
+        total_steps: Integer, the planned steps.
+
+    Returns:
+        Integer, 0 if the rate never rises.
+    """
+    points = min(total_steps, MAX_POINTS)
+    steps = np.unique(np.linspace(0, total_steps - 1, points).astype("int32"))
+    rates = _rates(schedule, steps)
+    rises = np.diff(rates) > TOLERANCE * np.max(rates)
+    # Steps are counted from 1 here, and from 0 in a schedule.
+    return int(steps[1:][rises][-1]) + 1 if rises.any() else 0
+
+
+def _rates(schedule, steps):
+    return np.array(
+        [float(ops.convert_to_numpy(schedule(int(step)))) for step in steps]
+    )

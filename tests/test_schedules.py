@@ -1,0 +1,86 @@
+"""Learning-rate schedules are read ahead: before a rise nothing is final."""
+
+import keras
+import pytest
+import small
+from keras.optimizers import schedules
+
+import keras_grades
+from keras_grades import GradES
+from keras_grades.keras_internals.optimizers import schedules_of
+from keras_grades.schedules import last_rise
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (schedules.CosineDecay(0.1, 100), 0),
+        (schedules.ExponentialDecay(0.1, 10, 0.9), 0),
+        # Step 26 is the first with the whole rate.
+        (
+            schedules.CosineDecay(0.0, 75, warmup_target=0.1, warmup_steps=25),
+            26,
+        ),
+        # Cycles begin at steps 1, 31, 61 and 91.
+        (schedules.CosineDecayRestarts(0.1, 30), 91),
+        (schedules.PiecewiseConstantDecay([10, 40], [0.1, 0.01, 0.05]), 42),
+        (schedules.PiecewiseConstantDecay([10, 40], [0.1, 0.05, 0.01]), 0),
+    ],
+)
+def test_last_rise(schedule, expected):
+    assert last_rise(schedule, 100) == expected
+    rates = [float(schedule(step)) for step in range(100)]
+    by_eye = [s for s in range(1, 100) if rates[s] > rates[s - 1] + 1e-4]
+    assert expected == (by_eye[-1] + 1 if by_eye else 0)
+
+
+def test_a_long_run_is_read_in_part():
+    schedule = schedules.CosineDecayRestarts(0.1, 30_000)
+    found = last_rise(schedule, 100_000)
+    assert 90_000 <= found <= 90_000 + 100_000 / 500
+
+
+def test_schedules_of_an_optimizer():
+    """`learning_rate` is the rate of the moment; Keras keeps more."""
+    schedule = schedules.CosineDecay(0.1, 100)
+    assert schedules_of(keras.optimizers.Adam(schedule)) == [schedule]
+    assert schedules_of(keras.optimizers.Adam(0.1)) == []
+    several = keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.SGD(0.1),
+            {".*up.*": keras.optimizers.SGD(schedule)},
+        )
+    )
+    several.build(small.transformer(blocks=1).trainable_variables)
+    assert schedules_of(several) == [schedule]
+
+
+def fit(grades, schedule, epochs):
+    model = small.transformer(blocks=1)
+    model.compile(keras.optimizers.Adam(schedule), small.loss())
+    x, y = small.data(25)
+    model.fit(x, y, 4, epochs=epochs, verbose=0, callbacks=[grades])
+    return grades
+
+
+def test_nothing_is_final_before_a_warm_restart():
+    restarts = schedules.CosineDecayRestarts(0.01, 50, t_mul=1.0)
+    grades = fit(GradES(), restarts, epochs=8)
+    assert grades.report.settings["grace_steps"] == 151
+    frozen_at = [c.frozen_at for c in grades.components]
+    assert all(step is None or step > 151 for step in frozen_at)
+    # Without the restarts it freezes in the one decay that there is.
+    once = fit(GradES(), schedules.CosineDecay(0.01, 50), epochs=8)
+    assert all(0 < c.frozen_at < 151 for c in once.components)
+
+
+def test_the_rule_of_the_paper_does_not_go_by_the_rate():
+    restarts = schedules.CosineDecayRestarts(0.01, 50, t_mul=1.0)
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.Adam(restarts),
+        keras_grades.find_components(small.transformer(blocks=1)),
+        tau=1.0,
+        alpha=7,
+        total_steps=200,
+    )
+    assert optimizer.grace_steps == 7
