@@ -96,6 +96,11 @@ class GradESOptimizer(OptimizerWrapper):
     Reference: [GradES, arXiv 2509.01842](https://arxiv.org/abs/2509.01842)
     """
 
+    # Own attributes, whatever the wrapped optimizer has of these names.
+    components: tuple[Component, ...] = ()
+    followers: tuple[Followers, ...] = ()
+    grace_steps = policy = tau = total_steps = None
+
     def __init__(
         self,
         inner_optimizer: keras.optimizers.Optimizer,
@@ -214,7 +219,7 @@ class GradESOptimizer(OptimizerWrapper):
             statistic, measured = self._measure_after(state, carry, tracked)
             masking.put_back(held)
             new = self._decide(
-                state, statistic, measured, has_gradient(gradients)
+                state, statistic, measured, has_gradient(gradients, tracked)
             )
             self._state.assign(new, tracked, is_update)
             self._keep_averages(held)

@@ -6,9 +6,25 @@ from keras import ops
 from keras_grades import compatibility
 from keras_grades.keras_internals import optimizers
 
+# What the base class keeps of any optimizer, and what is its own here.
+HYPERPARAMETERS = (
+    "clipnorm",
+    "clipvalue",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "global_clipnorm",
+    "gradient_accumulation_steps",
+    "loss_scale_factor",
+    "use_ema",
+    "weight_decay",
+)
+
 
 class OptimizerWrapper(keras.optimizers.Optimizer):
-    """Leaves learning rate, iterations and state to the wrapped optimizer.
+    """Leaves learning rate, hyperparameters and state to the wrapped optimizer.
+
+    Callbacks and loggers read and set them on `model.optimizer`: they find
+    those of the wrapped one.
 
     Args:
         inner_optimizer: The `keras.optimizers.Optimizer` to wrap.
@@ -23,6 +39,8 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
                 f"Received: inner_optimizer={inner_optimizer!r}"
             )
         super().__init__(learning_rate=0.0, name=name)
+        for hyperparameter in HYPERPARAMETERS:
+            delattr(self, hyperparameter)
         self.inner_optimizer = inner_optimizer
         self._narrowed = None
 
@@ -32,14 +50,14 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
             compatibility.check_knows(self.inner_optimizer, variables)
         else:
             self.inner_optimizer.build(variables)
-        super().build(variables)
+        optimizers.build_without_state(self, variables)
         self._built_with = list(variables)
         self._trained = self._built_with
 
     @property
     def own_iterations(self):
         """`keras.Variable`, the steps that were counted here."""
-        return super().iterations
+        return optimizers.counter(self)
 
     @property
     def iterations(self):
@@ -57,11 +75,21 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         return self.inner_optimizer.scale_loss(loss)
 
     def __getattr__(self, name):
-        # Callbacks of Keras look for averages, and for the optimizers in a
-        # `MultiOptimizer`, in the model's optimizer or that in loss scaling.
-        if name in optimizers.FORWARDED:
-            return getattr(self.inner_optimizer, name)
+        """Called for what is not found here."""
+        inner = vars(self).get("inner_optimizer")
+        is_public = not name.startswith("_")
+        if inner is not None and (is_public or name in optimizers.FORWARDED):
+            return getattr(inner, name)
         return super().__getattribute__(name)  # Raises as it did.
+
+    def __setattr__(self, name, value):
+        inner = vars(self).get("inner_optimizer")
+        is_own = name.startswith("_") or name in vars(self)
+        is_own = is_own or hasattr(type(self), name)
+        if inner is None or is_own or not hasattr(inner, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
 
     @optimizers.no_automatic_dependency_tracking
     def narrow(self, variables):
@@ -79,18 +107,17 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         for i, average in optimizers.averages(self.inner_optimizer, gone):
             # A copy: JAX gives no buffer away twice.
             average.assign(ops.copy(gone[i]))
-        self._trained = [v for v in self._built_with if id(v) in ids]
-        self._narrowed = (
-            optimizers.narrow(self, variables),
-            optimizers.narrow(self.inner_optimizer, variables),
-        )
+        self._train([v for v in self._built_with if id(v) in ids])
+        self._narrowed = optimizers.narrow(self.inner_optimizer, variables)
 
     @optimizers.no_automatic_dependency_tracking
     def widen(self):
         """Makes this the optimizer of all that it was built with again."""
         if self._narrowed is not None:
-            own, inner = self._narrowed
-            optimizers.widen(self, own)
-            optimizers.widen(self.inner_optimizer, inner)
-            self._trained = self._built_with
+            optimizers.widen(self.inner_optimizer, self._narrowed)
             self._narrowed = None
+            self._train(self._built_with)
+
+    def _train(self, variables):
+        self._trained = variables
+        optimizers.set_trainable(self, variables)

@@ -153,6 +153,80 @@ def test_an_interrupted_step_takes_it_off_at_once(error):
     check_nothing_is_left(model, optimizer)
 
 
+# The wrapper stands in for the optimizer.
+
+
+def test_hyperparameters_are_read_and_set():
+    seen = {}
+
+    class Schedule(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            optimizer = self.model.optimizer
+            for name in expected:
+                seen[name] = getattr(optimizer, name)
+            optimizer.weight_decay = 0.5
+            optimizer.beta_1 = 0.8
+            with pytest.raises(AttributeError, match="no_such_thing"):
+                assert optimizer.no_such_thing
+
+    optimizer = keras.optimizers.AdamW(
+        1e-3, weight_decay=0.004, clipnorm=1.0, use_ema=True
+    )
+    expected = {
+        "weight_decay": 0.004,
+        "clipnorm": 1.0,
+        "global_clipnorm": None,
+        "beta_1": 0.9,
+        "epsilon": 1e-7,
+        "use_ema": True,
+        "ema_momentum": 0.99,
+        "gradient_accumulation_steps": None,
+    }
+    fit(compiled(optimizer=optimizer), GradES(), Schedule())
+    assert seen == expected
+    assert optimizer.weight_decay == 0.5
+    assert optimizer.beta_1 == 0.8
+
+
+def test_a_weight_decay_that_a_callback_sets_is_used():
+    """In eager steps, at once."""
+
+    def trained(*callbacks):
+        model = small.transformer(blocks=1)
+        model.compile(
+            keras.optimizers.AdamW(0.01), small.loss(), run_eagerly=True
+        )
+
+        def decay(epoch, logs):
+            model.optimizer.weight_decay = 0.5 * epoch
+
+        fit(
+            model,
+            *callbacks,
+            keras.callbacks.LambdaCallback(on_epoch_begin=decay),
+            batches=2,
+            epochs=3,
+        )
+        return small.weights(model)
+
+    for a, b in zip(trained(GradES(1e-30)), trained(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_own_attributes_stay_apart():
+    """Also if an optimizer has one of the same name."""
+
+    class WithTau(keras.optimizers.SGD):
+        def __init__(self):
+            super().__init__(0.01)
+            self.tau = "own"
+
+    optimizer, grades = WithTau(), GradES(HUGE, alpha=2)
+    fit(compiled(optimizer=optimizer), grades)
+    assert optimizer.tau == "own"
+    assert grades.stopped_step == 2
+
+
 # Copies, and use without `fit()`.
 
 

@@ -134,6 +134,31 @@ def test_keras_still_reads_what_is_forwarded(name):
     assert name in inspect.getsource(swap_ema_weights)
 
 
+def test_built_without_state():
+    model, optimizer = small.transformer(), keras.optimizers.Adam(use_ema=True)
+    variables = model.trainable_variables
+    state = ids(optimizer.variables)
+    optimizers.build_without_state(optimizer, variables)
+    assert optimizer.built
+    assert ids(optimizer.variables) == state
+    assert all(optimizers.knows(optimizer, v) for v in variables)
+    # The base class maps the values of a stateless step to these.
+    assert ids(optimizer._trainable_variables) == ids(variables)
+    optimizers.set_trainable(optimizer, variables[2:4])
+    assert ids(optimizer._trainable_variables) == ids(variables[2:4])
+
+
+def test_counter():
+    """It counts calls, where `iterations` counts updates."""
+    model, optimizer = built(
+        keras.optimizers.SGD(gradient_accumulation_steps=2)
+    )
+    variables = model.trainable_variables
+    reference.apply(optimizer, ones(variables), variables)
+    assert int(optimizers.counter(optimizer)) == 1
+    assert int(optimizer.iterations) == 0
+
+
 class OfTheUser(keras.optimizers.SGD):
     pass
 

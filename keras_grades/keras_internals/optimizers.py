@@ -7,6 +7,8 @@ from keras.src.utils.tracking import no_automatic_dependency_tracking
 
 __all__ = [
     "averages",
+    "build_without_state",
+    "counter",
     "gradients_reach_others",
     "inner_gradients",
     "inner_optimizers",
@@ -16,17 +18,41 @@ __all__ = [
     "new_like",
     "no_automatic_dependency_tracking",
     "schedules_of",
+    "set_trainable",
     "uses_averages",
     "widen",
 ]
 
-# Callbacks of Keras read these of the optimizer of a model.
+# `SwapEMAWeights` reads these of the optimizer of a model, or of that in loss
+# scaling.
 FORWARDED = ("_model_variables_moving_average", "optimizers")
 
 
 def inner_optimizers(optimizer):
     """The optimizer, and those that a `MultiOptimizer` is made of."""
     return [optimizer, *getattr(optimizer, "optimizers", [])]
+
+
+@no_automatic_dependency_tracking
+def build_without_state(optimizer, variables):
+    """Builds an optimizer for variables of which it keeps nothing itself."""
+    keys = map(optimizer._var_key, variables)
+    optimizer._trainable_variables_indices = {
+        key: i for i, key in enumerate(keys)
+    }
+    set_trainable(optimizer, variables)
+    optimizer.built = True
+
+
+@no_automatic_dependency_tracking
+def set_trainable(optimizer, variables):
+    """Sets the variables that a stateless step of an optimizer is of."""
+    optimizer._trainable_variables = list(variables)
+
+
+def counter(optimizer):
+    """The `keras.Variable` that counts the steps of an optimizer."""
+    return optimizer._iterations
 
 
 def schedules_of(optimizer):

@@ -51,14 +51,14 @@ class RelativeChange(Monitor):
 
     def before(self, state, gradients, variables):
         return [
-            tuple(ops.copy(sample(v)) for v in _matrices(group))
+            tuple(ops.copy(sample(v, v.shape)) for v in _matrices(group))
             for group in variables
         ]
 
     def after(self, state, carry, variables):
         matrices = [_matrices(group) for group in variables]
         changes = [
-            sample(v) - before
+            sample(v, v.shape) - before
             for v, before in zip(flatten(matrices), flatten(carry))
         ]
         # Each entry stands for all those that the sample passes over.

@@ -12,9 +12,15 @@ from keras_grades.monitors.base import sum_by_component
 SAMPLE = 1024
 
 
-def sample(tensor):
-    """Some entries of a tensor or variable, evenly spread."""
-    return ops.convert_to_tensor(tensor)[grid(tensor.shape)]
+def sample(tensor, shape):
+    """Some entries of a tensor, evenly spread.
+
+    Args:
+        tensor: Tensor or `keras.Variable`.
+        shape: Tuple of integers, its shape. That of a gradient may be unknown
+            while a step is traced; that of its variable is not.
+    """
+    return ops.convert_to_tensor(tensor)[grid(shape)]
 
 
 def grid(shape):
@@ -31,7 +37,7 @@ def grid(shape):
     return tuple(slice(None, None, steps[a]) for a in range(len(shape)))
 
 
-def has_gradient(gradients):
+def has_gradient(gradients, variables):
     """Whether each component has a gradient, and not one of zeros.
 
     Zeros come from a part of the model that took no part in this batch, such
@@ -39,6 +45,7 @@ def has_gradient(gradients):
 
     Args:
         gradients: List of n tuples of tensors.
+        variables: List of n tuples of their `keras.Variable`s.
 
     Returns:
         Boolean tensor of shape `(n,)`.
@@ -47,10 +54,10 @@ def has_gradient(gradients):
         return ops.zeros((len(gradients),), "bool")
     # A variable without entries has converged, so its gradient counts.
     is_nonzero = [
-        ops.any(ops.not_equal(sample(g), 0))
-        if math.prod(g.shape)
+        ops.any(ops.not_equal(sample(g, v.shape), 0))
+        if math.prod(v.shape)
         else ops.ones((), "bool")
-        for g in flatten(gradients)
+        for g, v in zip(flatten(gradients), flatten(variables))
     ]
     count = ops.cast(ops.stack(is_nonzero), "int32")
     return sum_by_component(count, gradients) > 0
