@@ -1,6 +1,7 @@
 """One process has one backend: JAX unless KERAS_BACKEND says otherwise."""
 
 import os
+import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,6 +15,11 @@ if keras.backend.backend() == "jax":
     # Most of the time of these tests goes into compiling. Those of exactness
     # switch it on again.
     jax.config.update("jax_disable_most_optimizations", True)
+    # Most tests compile the same small things: each once a run.
+    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    jax.config.update("jax_compilation_cache_dir", _compiled.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 elif keras.backend.backend() == "torch":
     import torch
 
