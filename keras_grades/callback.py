@@ -65,7 +65,13 @@ class GradES(keras.callbacks.Callback):
     list of callbacks, or with a model that was saved during training, `fit()`
     goes on where it was: with the same components frozen, and the same
     counts.
-    If it begins at a later epoch without such a state, the planned steps are
+    So does a `fit()` that begins at a later epoch, of the same model with the
+    same instance of GradES: `fit()` may be called in a loop, an epoch each,
+    also with other data, and compiles once. Its grace period is a share of
+    the steps of the first call: pass `alpha` as an integer. Once training
+    was stopped, later calls take no step. A new instance, a model that was
+    compiled again, and `initial_epoch=0` begin anew.
+    If it begins at a later epoch without any state, the planned steps are
     those that remain.
 
     Args:
@@ -189,6 +195,8 @@ class GradES(keras.callbacks.Callback):
         self.clock: Callable[[], float] = time.perf_counter
         self._selection = components
         self._run: Run | None = None
+        # Of the last `fit()`, until it is known whether this one goes on.
+        self._earlier: Run | None = None
         self._report: FreezeReport | None = None
         self._end_watch: Callable[[], bool] = _nothing_lost
 
@@ -208,7 +216,7 @@ class GradES(keras.callbacks.Callback):
                 "This model is in training with a `GradES` already. Give "
                 "`fit()` one of them only."
             )
-        self._run = self._new_run(model)
+        self._earlier, self._run = self._run, self._new_run(model)
         self._run.installation.put_on()
 
     def _new_run(self, model):
@@ -260,10 +268,18 @@ class GradES(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._run.installation.check_is_on()
-        if not self._run.has_begun:
-            self._run.begin(epoch)
+        if self._earlier is not None or not self._run.has_begun:
+            self._begin(epoch)
         # Time between epochs belongs to no step.
         self._run.skip_time()
+
+    def _begin(self, epoch):
+        run, earlier, self._earlier = self._run, self._earlier, None
+        if epoch and earlier is not None and earlier.can_take_over(run):
+            self._run = earlier
+            earlier.take_over(run, epoch)
+        else:
+            run.begin(epoch)
 
     def on_train_batch_begin(self, batch, logs=None):
         self._run.installation.check_is_on()
@@ -364,7 +380,11 @@ class GradES(keras.callbacks.Callback):
         state = callbacks.state_without_model(self)
         state["_end_watch"] = _nothing_lost
         if self._run is not None:
-            state |= {"_run": None, "_report": self.report}
+            state |= {
+                "_run": None,
+                "_earlier": None,
+                "_report": self.report,
+            }
         return state
 
     def _say(self, message, level=1):

@@ -126,10 +126,18 @@ class GradESOptimizer(OptimizerWrapper):
         self.plan(total_steps)
 
     @optimizers.no_automatic_dependency_tracking
-    def plan(self, total_steps):
-        """Sets the planned number of updates, before the first one."""
+    def plan(self, total_steps, horizon=None):
+        """Sets the planned number of updates, before the first one.
+
+        Args:
+            total_steps: Integer, of which `alpha` is a share, or `None`.
+            horizon: Integer, up to which the learning rate is read ahead.
+                Defaults to `total_steps`.
+        """
         resolved = self.policy.resolve(
-            self.components, total_steps, self._last_rise(total_steps)
+            self.components,
+            total_steps,
+            self._last_rise(horizon or total_steps),
         )
         self.total_steps = total_steps
         self.components = tuple(resolved.components)
@@ -138,6 +146,22 @@ class GradESOptimizer(OptimizerWrapper):
         self._monitor = resolved.monitor
         self._criterion = resolved.criterion
         self._action = resolved.action
+
+    def extend(self, horizon):
+        """Plans for more updates than at first.
+
+        The grace period stays that of the first plan, unless the learning
+        rate rises once more.
+
+        Args:
+            horizon: Integer, the number of updates planned now, or `None`.
+
+        Returns:
+            Boolean, whether a step that was compiled before is out of date.
+        """
+        grace_steps = self.grace_steps
+        self.plan(self.total_steps, horizon)
+        return self.grace_steps != grace_steps
 
     def _last_rise(self, total_steps):
         """The last step at which the learning rate rises, as far as known."""

@@ -134,6 +134,41 @@ class Run:
         self._plan_next_look(step)
         self._say_where_it_begins(step)
 
+    def can_take_over(self, other):
+        """Whether this run, of an earlier `fit()`, can go on in its place.
+
+        Args:
+            other: The `Run` of the same callback that is about to begin.
+        """
+        state = backend.read(other.optimizer, other.installation.model)
+        return (
+            self.has_begun
+            and not state["step"]  # Else a checkpoint was loaded.
+            and self.optimizer.policy == other.optimizer.policy
+            and _owned(self.components) == _owned(other.components)
+            and self.installation.can_take_over(other.installation)
+        )
+
+    def take_over(self, other, epoch):
+        """Goes on in place of another run, with the plan of that.
+
+        Args:
+            other: The `Run` that is about to begin.
+            epoch: Integer, the first epoch.
+        """
+        other.installation.take_off()
+        self.installation.put_on()
+        self._plan, step = other._plan, self.trace.step
+        remaining = self._plan.steps(epoch)
+        self.total_steps = None if remaining is None else step + remaining
+        self.rebuilds.total_steps = self.total_steps
+        if self.optimizer.extend(self.total_steps):
+            self._model.make_train_function(force=True)
+        if self._is_enough():
+            self._stop_before_a_step(step)
+        self._plan_next_look(step)
+        self._say_where_it_begins(step)
+
     def take_up(self):
         """Reads the step that training goes on from, and the frozen state."""
         state = backend.read(self.optimizer, self._model)
@@ -296,6 +331,10 @@ class Run:
 
     def _of_total(self):
         return f" of {self.total_steps}" if self.total_steps else ""
+
+
+def _owned(components):
+    return [[id(v) for v in c.variables] for c in components]
 
 
 def next_look(step, total_steps, grace_steps):

@@ -44,9 +44,10 @@ class Installation:
         self._clock = clock
         self._restore_trainable = restore_trainable
         self._place = optimizer_place(model)
-        self._train_step = model.train_step
-        self._train_function = model.train_function
+        self._trained = list(model.trainable_variables)
         self._flipped = []
+        # What it made: the train step and the function of it.
+        self._made = None
         # What undoes it, the last change first.
         self._undo = contextlib.ExitStack()
         # If not `None`, the next step is not taken, and these are its logs.
@@ -71,6 +72,8 @@ class Installation:
 
     def _put_on(self):
         model, undo = self.model, self._undo
+        self._train_step = model.train_step
+        self._train_function = model.train_function
         undo.callback(self._restore_train_function)
         undo.callback(self._restore_flags)
         undo.callback(self.optimizer.widen)
@@ -91,7 +94,36 @@ class Installation:
         backend.guard_state(model, self.check_flags)
         undo.callback(backend.sync, model)
         model.make_train_function = self._make_train_function
-        model.make_train_function(force=True)
+        if self._made is None:
+            model.make_train_function(force=True)
+        else:
+            self._put_on_what_was_made()
+
+    def _put_on_what_was_made(self):
+        """The flags, and the function, with all that it has compiled."""
+        for variable in self._flipped:
+            variable.trainable = False
+        self.optimizer.narrow(self.model.trainable_variables)
+        self.model.train_step, self.model.train_function = self._made
+
+    def can_take_over(self, other):
+        """Whether this can be put on again in place of another one.
+
+        What invalidates the train function of Keras, which it finds again,
+        invalidates that of this one.
+
+        Args:
+            other: The `Installation` that is on the model now.
+        """
+        return (
+            self._made is not None
+            and self.model is other.model
+            and self.optimizer.inner_optimizer
+            is other.optimizer.inner_optimizer
+            and _ids(self._trained) == _ids(other._trained)
+            and self._train_function is not None
+            and self._train_function is other._train_function
+        )
 
     def _own_attributes(self):
         """The user's own attributes, which come back."""
@@ -145,6 +177,7 @@ class Installation:
         type(model).make_train_function(model, force=True)
         model.train_function = self._reporting(model.train_function)
         self._trainable = _ids(model.trainable_variables)
+        self._made = model.train_step, model.train_function
 
     def _reporting(self, train_function):
         """Calls `after_call(output, first_call_began)` after each call."""
