@@ -201,6 +201,7 @@ class GradES(keras.callbacks.Callback):
         self._end_watch: Callable[[], bool] = _nothing_lost
 
     def set_model(self, model):
+        compatibility.check_is_keras(model)
         super().set_model(model)
         # Callbacks that come first may load before `on_train_begin` is called.
         self._end_watch()

@@ -80,6 +80,17 @@ def check_can_anneal(optimizer, variables):
         )
 
 
+def check_is_keras(model):
+    """Raises if a model is one of another library."""
+    if not isinstance(model, keras.Layer):
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise TypeError(
+            "`model` must be a `keras.Model` or layer of Keras 3, KerasHub's "
+            "included. keras_grades is not for models of PyTorch, Hugging "
+            f"Face or `tf_keras`. Received: an object of type {kind}"
+        )
+
+
 def check_compiled(model):
     """Raises if a model has no optimizer to wrap."""
     if not model.compiled or model.optimizer is None:

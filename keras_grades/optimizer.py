@@ -16,6 +16,7 @@ from keras_grades.component import Component
 from keras_grades.component import Followers
 from keras_grades.groups import Groups
 from keras_grades.keras_internals import optimizers
+from keras_grades.monitors import GO_BY_RATE
 from keras_grades.monitors import UNDEFINED
 from keras_grades.monitors import StateSpec
 from keras_grades.monitors import try_out
@@ -165,7 +166,7 @@ class GradESOptimizer(OptimizerWrapper):
 
     def _last_rise(self, total_steps):
         """The last step at which the learning rate rises, as far as known."""
-        if not total_steps:
+        if not total_steps or self.policy.monitor not in GO_BY_RATE:
             return 0
         schedules = optimizers.schedules_of(self.inner_optimizer)
         return max((last_rise(s, total_steps) for s in schedules), default=0)

@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_grades.backend import backend
+
 # In a longer run, this many steps stand for all.
 MAX_POINTS = 512
 # A rise by less than this share of the highest rate is rounding.
@@ -31,6 +33,10 @@ def last_rise(schedule, total_steps):
 
 
 def _rates(schedule, steps):
-    return np.array(
-        [float(ops.convert_to_numpy(schedule(int(step)))) for step in steps]
-    )
+    """The rates at some steps, as the compiled step will see them."""
+
+    def rate(step):
+        return ops.cast(schedule(step), "float32")
+
+    rates = backend.map(rate, ops.convert_to_tensor(steps))
+    return ops.convert_to_numpy(rates)

@@ -359,3 +359,23 @@ def test_a_run_that_is_too_short_to_freeze():
     assert "nothing freezes before step 3 of 6" in printed(
         GradES(HUGE, verbose=1)
     )
+
+
+# Models of other libraries.
+
+
+@pytest.mark.parametrize("model", ["tf_keras", "transformers"])
+def test_a_model_of_another_library(model):
+    """One line says what this library is for, before anything happens."""
+    other = type("Model", (), {"__module__": f"{model}.models"})()
+    says = rf"Keras 3, KerasHub's included.*type {model}\.models\.Model"
+    with pytest.raises(TypeError, match=says):
+        GradES().set_model(other)
+    with pytest.raises(TypeError, match=says):
+        keras_grades.find_components(other)
+
+
+def test_a_model_of_pytorch():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"not for.*PyTorch.*linear\.Linear"):
+        GradES().set_model(torch.nn.Linear(2, 2))

@@ -40,6 +40,40 @@ def test_a_long_run_is_read_in_part():
     assert 90_000 <= found <= 90_000 + 100_000 / 500
 
 
+class Counted(schedules.CosineDecayRestarts):
+    calls = 0
+
+    def __call__(self, step):
+        self.calls += 1
+        return super().__call__(step)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="It compiles nothing."
+)
+def test_a_schedule_is_traced_and_not_called_for_each_step():
+    """On JAX each call of one that branches compiles, for 0.2 s."""
+    schedule = Counted(0.1, 30)
+    assert last_rise(schedule, 100) == 91
+    assert schedule.calls <= 3
+
+
+def test_a_schedule_is_read_only_for_a_monitor_that_goes_by_the_rate():
+    schedule = Counted(0.1, 30)
+    optimizer = keras.optimizers.SGD(schedule)
+    model = small.transformer(blocks=1)
+    components = keras_grades.find_components(model)
+
+    def wrap(*tau):
+        return keras_grades.GradESOptimizer(
+            optimizer, components, *tau, alpha=2, total_steps=100
+        )
+
+    assert wrap(1.0).grace_steps == 2
+    assert not schedule.calls
+    assert wrap().grace_steps == 91
+
+
 def test_schedules_of_an_optimizer():
     """`learning_rate` is the rate of the moment; Keras keeps more."""
     schedule = schedules.CosineDecay(0.1, 100)

@@ -21,6 +21,13 @@ class Backend:
         """
         raise NotImplementedError
 
+    def map(self, function, values):
+        """The results of a function for each value of a tensor, stacked.
+
+        Where steps are compiled it is compiled once, not once a value.
+        """
+        return ops.map(function, values)
+
     def snapshot(self, variables):
         """The values of variables, which stay when these are assigned to."""
         return [ops.copy(v) for v in variables]

@@ -12,6 +12,10 @@ class TensorFlowBackend(Backend):
             return tf.stack([tf.norm(t) for t in tensors])
         return tf.stack([tf.reduce_sum(tf.abs(t)) for t in tensors])
 
+    def map(self, function, values):
+        mapped = super().map
+        return tf.function(lambda values: mapped(function, values))(values)
+
     def gradient_values(self, gradient):
         # That of an embedding may be sparse, and stays so.
         return gradient.values if _is_sparse(gradient) else gradient

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import keras
 
+from keras_grades.compatibility import check_is_keras
 from keras_grades.component import Component
 from keras_grades.component import ComponentList
 from keras_grades.discovery.blocks import Blocks
@@ -143,11 +144,7 @@ def _nothing_found(model):
 
 
 def _check_built(model):
-    if not isinstance(model, keras.Layer):
-        raise TypeError(
-            "`model` must be a `keras.Model` or layer. Received: "
-            f"{model!r} of type {type(model).__name__}"
-        )
+    check_is_keras(model)
     if not model.built or not model.variables:
         raise ValueError(
             "The model must be built, so that it has variables. Call it on a "
