@@ -123,14 +123,17 @@ class Run:
             self.total_steps = self._plan.steps(epoch)
             self.optimizer.plan(self.total_steps)
             self.rebuilds.total_steps = self.total_steps
-        if self._is_enough():
-            self._stop_before_a_step(step)
+        self._begin_at(step)
         # Nothing is compiled yet: to leave out frozen ones costs nothing.
         self._rebuild_is_due = (
             self.frozen.any()
             and self.rebuilds.mode != "never"
             and not self._model.stop_training
         )
+
+    def _begin_at(self, step):
+        if self._is_enough():
+            self._stop_before_a_step(step)
         self._plan_next_look(step)
         self._say_where_it_begins(step)
 
@@ -164,10 +167,7 @@ class Run:
         self.rebuilds.total_steps = self.total_steps
         if self.optimizer.extend(self.total_steps):
             self._model.make_train_function(force=True)
-        if self._is_enough():
-            self._stop_before_a_step(step)
-        self._plan_next_look(step)
-        self._say_where_it_begins(step)
+        self._begin_at(step)
 
     def take_up(self):
         """Reads the step that training goes on from, and the frozen state."""
