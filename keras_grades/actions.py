@@ -6,14 +6,30 @@ converged, and `frozen_at`, the step whose update was its last; 0 is never.
 
 import numbers
 
+import numpy as np
 from keras import ops
 
 # More steps than any run has, and few enough for an int32.
 NEVER = 2**30
+# The lowest block settles at this share of an annealing for all, the highest
+# at its end. By then most of what the annealing moves has been moved.
+FIRST_AT_REST = 0.5
 
 
 class Freeze:
     """A component is frozen at the step at which it converges."""
+
+    def rate(self, state, step):
+        """The share of the learning rate at which a step is taken.
+
+        Args:
+            state: As in `share`.
+            step: Integer scalar.
+
+        Returns:
+            Float scalar tensor, or `None`: all of it.
+        """
+        del state, step
 
     def share(self, state, step):
         """The share of its update that each component takes at a step.
@@ -42,7 +58,43 @@ class Freeze:
         return converged_at > 0
 
 
-class Anneal:
+class Settle(Freeze):
+    """The learning rate falls linearly to 0, and blocks freeze one by one.
+
+    For components that converge together. All that is trained settles with
+    them, as at the end of a warm-up, stable, decay schedule. Blocks freeze
+    from below: then the backward pass can end above them.
+
+    Args:
+        cooldown: As in `Anneal`.
+        blocks: List of n strings, the block of each component, in the order
+            in which data meets them.
+
+    Reference: [MiniCPM, arXiv 2404.06395](https://arxiv.org/abs/2404.06395),
+    for the schedule.
+    """
+
+    def __init__(self, cooldown, blocks):
+        self.cooldown = cooldown
+        order = {b: i for i, b in enumerate(dict.fromkeys(blocks))}
+        rank = np.array([order[b] for b in blocks], "float32")
+        above = (len(order) - 1 - rank) / max(1, len(order) - 1)
+        self._at_rest = (1 - (1 - FIRST_AT_REST) * above).astype("float32")
+
+    def rate(self, state, step):
+        converged_at = ops.max(state["converged_at"])
+        return share_of_update(converged_at, 0, step, self.cooldown)
+
+    def is_at_rest(self, converged_at, step):
+        steps = cooldown_steps(converged_at, self.cooldown)
+        steps = ops.floor(
+            ops.multiply(self._at_rest, ops.cast(steps, "float32"))
+        )
+        since = ops.cast(step - converged_at, "float32")
+        return ops.logical_and(converged_at > 0, since >= steps)
+
+
+class Anneal(Freeze):
     """Updates shrink linearly from convergence on; then it is frozen.
 
     As FreezeOut (Brock et al., 2017) anneals the learning rate of each layer,
@@ -85,8 +137,9 @@ def share_of_update(converged_at, frozen_at, step, cooldown):
     since = ops.cast(step - converged_at, "float32")
     steps = cooldown_steps(converged_at, cooldown)
     left = ops.maximum(1 - since / ops.cast(steps + 1, "float32"), 0.0)
-    left = ops.where(frozen_at > 0, 0.0, left)
-    has_begun = ops.logical_or(converged_at > 0, frozen_at > 0)
+    is_frozen = ops.greater(frozen_at, 0)
+    left = ops.where(is_frozen, 0.0, left)
+    has_begun = ops.logical_or(converged_at > 0, is_frozen)
     return ops.where(has_begun, left, 1.0)
 
 

@@ -21,6 +21,7 @@ from keras_grades.keras_internals import saving
 from keras_grades.monitors import Monitor
 from keras_grades.optimizer import GradESOptimizer
 from keras_grades.policy import FreezePolicy
+from keras_grades.policy import Outlook
 from keras_grades.rebuild.costs import StepWork
 from keras_grades.rebuild.costs import parameters_of
 from keras_grades.rebuild.decision import Rebuilds
@@ -81,29 +82,42 @@ class GradES(keras.callbacks.Callback):
             a float; a component that no expression matches is not tracked.
             `"auto"` needs no tuning: updates must have shrunk to half of what
             they were so far. With a constant learning rate they may not, and
-            then nothing freezes. It stands for `tau=0.5,
-            monitor="relative_change", patience=9, alpha=0`. With a tau of
-            your own, `alpha`, `monitor` and `patience` have other defaults.
-            Defaults to `"auto"`.
+            then nothing freezes. It stands for 0.5, or for 0 with
+            `monitor="transfer"`. Defaults to `"auto"`.
         alpha: Grace period, in which nothing freezes: a float in [0, 1), a
             share of the planned steps, or an integer, a number of steps.
-            Defaults to `0`, with a tau of your own to `0.5`.
+            Defaults to `0`, with a monitor of the paper to `0.5`.
         monitor: Statistic: `"gradient"`, `"gradient_change"`,
-            `"weight_change"`, `"relative_change"`, or an instance of your own
-            subclass of `keras_grades.monitors.Monitor`. `"gradient"` is the
-            norm of the gradient; `"gradient_change"` that of its change since
-            the last step, at the cost of a copy of the gradients of all
-            components that are not yet structurally frozen; `"weight_change"`
-            that of the update. `"relative_change"` compares recent updates
-            (the last 20, or a tenth of all) with all so far, in geometric
-            means, of some 1000 entries of each matrix; it has no scale and no
-            norm. All others need a tau of your own. Defaults to
-            `"relative_change"`, with a tau of your own to `"gradient"`.
+            `"weight_change"`, `"relative_change"`, `"transfer"`, or an
+            instance of your own subclass of `keras_grades.monitors.Monitor`.
+            `"gradient"` is the norm of the gradient; `"gradient_change"` that
+            of its change since the last step, at the cost of a copy of the
+            gradients of all components that are not yet structurally frozen;
+            `"weight_change"` that of the update. `"relative_change"` compares
+            recent updates (the last 20, or a tenth of all) with all so far, in
+            geometric means, of some 1000 entries of each matrix.
+            `"transfer"`, which is experimental, asks whether what is learned
+            on some examples still helps the next ones: it is the cosine
+            between where the mean weights have gone from one window of
+            training to the next, and where the gradients of the window after
+            that want them to go. When its mean over all components stays
+            below 0 the learning rate falls to 0, and blocks freeze from
+            below; at a rate that does not decay by itself, in time to be done
+            when the plan ends. Both have no scale and no norm. All others
+            need a tau of your own. Defaults to `"relative_change"`, with a
+            tau of your own to `"gradient"`.
         norm: Norm of a matrix: `"l1"`, the sum of absolute values,
             `"mean_l1"`, their mean, so that one tau fits matrices of every
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.
         patience: Integer, how many more steps in a row the statistic must be
-            below `tau`. Defaults to `9`, with a tau of your own to `0`.
+            below `tau`. Defaults to `9`, with a monitor of the paper to `0`,
+            with `monitor="transfer"` to a sixth of its horizon.
+        horizon: How far `monitor="transfer"` looks: an integer, a number of
+            steps, or a float, a number of epochs. By default two epochs, or
+            one where the weights have moved by less than 6% of their norm, as
+            in fine-tuning; half of the planned steps, if that is less; 500
+            steps where neither is known. Other monitors do not use it.
+            Defaults to `None`.
         cooldown: Length of the annealing before a component freezes: an
             integer, a number of steps, or a float, a multiple of the step at
             which it has converged. From there on its updates are scaled by a
@@ -111,7 +125,10 @@ class GradES(keras.callbacks.Callback):
             tracked, by the mean of the components' factors. From the first
             convergence on, each step copies all trainable variables on
             TensorFlow and PyTorch. Refused with `use_ema`, constraints and
-            float8. With 0 a component freezes at once. Defaults to `0`.
+            float8. With 0 a component freezes at once. With
+            `monitor="transfer"` the learning rate falls instead, which copies
+            nothing and goes with everything. Defaults to `0`, with
+            `monitor="transfer"` to `0.5`.
         components: Components to track: `None` for all that
             `find_components` finds, a regular expression on names, a list of
             layers or variables, or a function `Component -> bool`. Defaults
@@ -164,7 +181,8 @@ class GradES(keras.callbacks.Callback):
         monitor: str | Monitor | None = None,
         norm: str = "l1",
         patience: int | None = None,
-        cooldown: float | int = 0,
+        horizon: float | int | None = None,
+        cooldown: float | int | None = None,
         components: Selection = None,
         max_frozen_ratio: float = 1.0,
         recompile: str | int = "auto",
@@ -184,6 +202,7 @@ class GradES(keras.callbacks.Callback):
             monitor=monitor,
             norm=norm,
             patience=patience,
+            horizon=horizon,
             cooldown=cooldown,
         )
         self.max_frozen_ratio = max_frozen_ratio
@@ -233,7 +252,8 @@ class GradES(keras.callbacks.Callback):
             optimizer.gradient_accumulation_steps or 1,
         )
         found = select(model, self._selection)
-        components = self.policy.resolve(found, plan.steps()).components
+        outlook = Outlook(plan.steps(), plan.steps_per_epoch)
+        components = self.policy.resolve(found, outlook).components
         followers = []
         if self.truncate_backward:
             followers = find_followers(model, components)
@@ -241,6 +261,7 @@ class GradES(keras.callbacks.Callback):
             optimizer,
             components,
             total_steps=plan.steps(),
+            steps_per_epoch=plan.steps_per_epoch,
             followers=followers,
             **vars(self.policy),
         )

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_grades.monitors.base import StateSpec
+from keras_grades.state import updated_where
 
 # More steps than any run has.
 NEVER = np.iinfo("int32").max
@@ -23,13 +24,16 @@ class Criterion:
         """Declares the state; `"converged_at"` must be in it."""
         raise NotImplementedError
 
-    def update(self, state, statistic, step, tau) -> dict[str, Any]:
+    def update(
+        self, state, statistic, is_measured, step, tau
+    ) -> dict[str, Any]:
         """Takes one step, for all n components at once.
 
         Args:
             state: Dict of tensors, as declared by `init`.
-            statistic: Float tensor of shape `(n,)`, NaN where nothing was
-                measured.
+            statistic: Float tensor of shape `(n,)`.
+            is_measured: Boolean tensor of shape `(n,)`. Where it is false the
+                statistic has no meaning.
             step: Integer scalar, this step, counted from 1.
             tau: Float tensor of shape `(n,)`, the thresholds.
 
@@ -60,7 +64,7 @@ class Threshold(Criterion):
             "converged_at": StateSpec((n,), "int32"),
         }
 
-    def update(self, state, statistic, step, tau):
+    def update(self, state, statistic, is_measured, step, tau):
         below, converged_at = decide(
             statistic,
             state["below"],
@@ -70,6 +74,51 @@ class Threshold(Criterion):
             grace_steps=self.grace_steps,
             patience=self.patience,
         )
+        new = {"below": below, "converged_at": converged_at}
+        return updated_where(is_measured, new, state)
+
+
+class Together(Criterion):
+    """All components converge at one step, by the mean of their statistics.
+
+    They do when that mean has been below tau on `patience + 1` steps in a
+    row; at a deadline, whatever it is.
+
+    Args:
+        patience: Integer.
+        grace_steps: Integer, the first step at which they may converge.
+        deadline: Integer, the step at which they converge at the latest, or
+            `None` for never. Defaults to `None`.
+    """
+
+    def __init__(self, patience, grace_steps, deadline=None):
+        self.patience = patience
+        self.grace_steps = grace_steps
+        self.deadline = deadline or NEVER
+
+    def init(self, n):
+        return {
+            "below": StateSpec((n,), "int32"),
+            "converged_at": StateSpec((n,), "int32"),
+        }
+
+    def update(self, state, statistic, is_measured, step, tau):
+        margin = ops.where(is_measured, statistic - tau, 0.0)
+        count = ops.sum(ops.cast(is_measured, "float32"))
+        below, converged_at = decide(
+            ops.sum(margin) / ops.maximum(count, 1.0),
+            state["below"],
+            state["converged_at"],
+            step,
+            0.0,
+            grace_steps=self.grace_steps,
+            patience=self.patience,
+        )
+        # Where nothing is measured the mean is 0, which is not below it.
+        is_late = ops.logical_and(
+            ops.greater_equal(step, self.deadline), ops.equal(converged_at, 0)
+        )
+        converged_at = ops.where(is_late, step, converged_at)
         return {"below": below, "converged_at": converged_at}
 
 
@@ -81,7 +130,7 @@ def decide(statistic, below, converged_at, step, tau, *, grace_steps, patience):
     are not below anything.
 
     Args:
-        statistic: Float tensor of shape `(n,)`.
+        statistic: Float tensor of shape `(n,)`, or `()`: one for all.
         below: Integer tensor of shape `(n,)`, the steps in a row on which the
             statistic was below tau.
         converged_at: Integer tensor of shape `(n,)`, 0 where it has not.
@@ -120,14 +169,15 @@ class Prescribed(Criterion):
             )
         return {"converged_at": StateSpec((n,), "int32")}
 
-    def update(self, state, statistic, step, tau):
+    def update(self, state, statistic, is_measured, step, tau):
         # 0 is never.
         due = np.array([s or NEVER for s in self.steps], "int32")
         converged_at = state["converged_at"]
         converges = ops.logical_and(
             ops.less_equal(due, step), ops.equal(converged_at, 0)
         )
-        return {"converged_at": ops.where(converges, step, converged_at)}
+        new = {"converged_at": ops.where(converges, step, converged_at)}
+        return updated_where(is_measured, new, state)
 
     def get_config(self):
         return {"steps": self.steps}

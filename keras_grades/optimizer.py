@@ -12,6 +12,7 @@ from keras_grades import compatibility
 from keras_grades import masking
 from keras_grades import trace
 from keras_grades import validation
+from keras_grades.actions import Anneal
 from keras_grades.component import Component
 from keras_grades.component import Followers
 from keras_grades.groups import Groups
@@ -22,6 +23,8 @@ from keras_grades.monitors import StateSpec
 from keras_grades.monitors import try_out
 from keras_grades.monitors.sample import has_gradient
 from keras_grades.policy import FreezePolicy
+from keras_grades.policy import Outlook
+from keras_grades.schedules import decays
 from keras_grades.schedules import last_rise
 from keras_grades.state import State
 from keras_grades.state import updated_where
@@ -84,12 +87,16 @@ class GradESOptimizer(OptimizerWrapper):
             `"auto"`.
         total_steps: Integer, the planned number of updates. Needed when
             `alpha` is a float, as it is by default with a tau of your own.
-            Defaults to `None`.
+            With `tau="auto"` and a learning rate that does not decay by
+            itself, training settles at this step at the latest. Defaults to
+            `None`.
+        steps_per_epoch: Integer, the number of updates in an epoch. Needed
+            when `horizon` is a float. Defaults to `None`.
         followers: List of `keras_grades.component.Followers`, variables that
             are frozen with components that lie above them. Defaults to `()`.
         name: String. Defaults to `"grades"`.
-        **policy: `alpha`, `monitor`, `norm`, `patience` and `cooldown`, as in
-            `GradES`.
+        **policy: `alpha`, `monitor`, `norm`, `patience`, `horizon` and
+            `cooldown`, as in `GradES`.
 
     Raises:
         ValueError, TypeError: If an argument is not as described.
@@ -101,6 +108,7 @@ class GradESOptimizer(OptimizerWrapper):
     components: tuple[Component, ...] = ()
     followers: tuple[Followers, ...] = ()
     grace_steps = policy = tau = total_steps = None
+    deadline = first_freeze = steps_per_epoch = None
 
     def __init__(
         self,
@@ -109,6 +117,7 @@ class GradESOptimizer(OptimizerWrapper):
         tau: float | dict[str, float] | Sequence[float] | str = "auto",
         *,
         total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
         followers: Sequence[Followers] = (),
         name: str = "grades",
         **policy: Any,
@@ -124,52 +133,57 @@ class GradESOptimizer(OptimizerWrapper):
                 "`components` must have at least one component. Received an "
                 "empty list."
             )
+        self.steps_per_epoch = steps_per_epoch
         self.plan(total_steps)
 
     @optimizers.no_automatic_dependency_tracking
-    def plan(self, total_steps, horizon=None):
+    def plan(self, total_steps, read_ahead=None):
         """Sets the planned number of updates, before the first one.
 
         Args:
             total_steps: Integer, of which `alpha` is a share, or `None`.
-            horizon: Integer, up to which the learning rate is read ahead.
+            read_ahead: Integer, up to which the learning rate is read.
                 Defaults to `total_steps`.
         """
-        resolved = self.policy.resolve(
-            self.components,
-            total_steps,
-            self._last_rise(horizon or total_steps),
-        )
+        outlook = self._outlook(total_steps, read_ahead or total_steps)
+        resolved = self.policy.resolve(self.components, outlook)
         self.total_steps = total_steps
         self.components = tuple(resolved.components)
         self.tau = resolved.tau
         self.grace_steps = resolved.grace_steps
+        self.first_freeze = resolved.first_freeze
+        self.deadline = resolved.deadline
         self._monitor = resolved.monitor
         self._criterion = resolved.criterion
         self._action = resolved.action
 
-    def extend(self, horizon):
+    def extend(self, total_steps):
         """Plans for more updates than at first.
 
         The grace period stays that of the first plan, unless the learning
         rate rises once more.
 
         Args:
-            horizon: Integer, the number of updates planned now, or `None`.
+            total_steps: Integer, the number of updates planned now, or
+                `None`.
 
         Returns:
             Boolean, whether a step that was compiled before is out of date.
         """
         grace_steps = self.grace_steps
-        self.plan(self.total_steps, horizon)
+        self.plan(self.total_steps, read_ahead=total_steps)
         return self.grace_steps != grace_steps
 
-    def _last_rise(self, total_steps):
-        """The last step at which the learning rate rises, as far as known."""
-        if not total_steps or self.policy.monitor not in GO_BY_RATE:
-            return 0
+    def _outlook(self, total_steps, read_ahead):
+        known = total_steps, self.steps_per_epoch
+        if not read_ahead or self.policy.monitor not in GO_BY_RATE:
+            return Outlook(*known)
         schedules = optimizers.schedules_of(self.inner_optimizer)
-        return max((last_rise(s, total_steps) for s in schedules), default=0)
+        return Outlook(
+            *known,
+            max((last_rise(s, read_ahead) for s in schedules), default=0),
+            any(decays(s, read_ahead) for s in schedules),
+        )
 
     @optimizers.no_automatic_dependency_tracking
     def build(self, variables):
@@ -183,7 +197,8 @@ class GradESOptimizer(OptimizerWrapper):
         groups = self.components + self.followers
         for group in groups:
             _bind(group, variables)
-        if self.policy.cooldown:
+        anneals = isinstance(self._action, Anneal)
+        if anneals:
             compatibility.check_can_anneal(self.inner_optimizer, variables)
         compatibility.check_holds_components(groups, variables)
         super().build(variables)
@@ -191,7 +206,7 @@ class GradESOptimizer(OptimizerWrapper):
         self._groups = Groups(
             self.components,
             self.followers,
-            with_others=bool(self.policy.cooldown),
+            with_others=anneals,
         )
         self._create_state()
         # It may have been built before the user froze some layers.
@@ -238,7 +253,9 @@ class GradESOptimizer(OptimizerWrapper):
             share=self._share(state),
             zero=optimizers.gradients_reach_others(self.inner_optimizer),
         )
-        self.inner_optimizer.apply(grads, variables)
+        rate = self._action.rate(state, state["step"])
+        with optimizers.scaled_learning_rate(self.inner_optimizer, rate):
+            self.inner_optimizer.apply(grads, variables)
         if held is not None:
             # Frozen ones are measured, too, so before they are put back.
             statistic, measured = self._measure_after(state, carry, tracked)
@@ -301,10 +318,8 @@ class GradESOptimizer(OptimizerWrapper):
         is_measured = ops.logical_and(
             has_gradient, ops.not_equal(statistic, UNDEFINED)
         )
-        new = self._criterion.update(
-            state, statistic, step, ops.convert_to_tensor(self.tau)
-        )
-        new = updated_where(is_measured, new, state)
+        tau = ops.convert_to_tensor(self.tau)
+        new = self._criterion.update(state, statistic, is_measured, step, tau)
         is_active = ops.equal(frozen_at, 0)
         freezes = ops.logical_and(
             is_active, self._action.is_at_rest(new["converged_at"], step)
@@ -448,6 +463,7 @@ class GradESOptimizer(OptimizerWrapper):
                 checkpoint.to_config(f, self._places) for f in self.followers
             ],
             "total_steps": self.total_steps,
+            "steps_per_epoch": self.steps_per_epoch,
             "name": self.name,
         }
 

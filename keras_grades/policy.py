@@ -13,20 +13,27 @@ from keras_grades import monitors
 from keras_grades import validation
 from keras_grades.actions import Anneal
 from keras_grades.actions import Freeze
+from keras_grades.actions import Settle
 from keras_grades.component import Component
 from keras_grades.criterion import Criterion
 from keras_grades.criterion import Threshold
+from keras_grades.criterion import Together
 from keras_grades.monitors import Monitor
+from keras_grades.monitors import Transfer
 
-# The defaults with a tau of one's own are those of the paper.
-PAPER = {"alpha": 0.5, "monitor": "gradient", "patience": 0}
-# What `tau="auto"` stands for; chosen by examples/benchmarks/auto_tau.md.
-AUTO = {
-    "tau": 0.5,
-    "alpha": 0,
-    "monitor": "relative_change",
-    "patience": 9,
+# The monitor when there is no tau of one's own, and when there is.
+AUTO, PAPER = "relative_change", "gradient"
+# The defaults of the other arguments depend on the monitor. Those that have no
+# scale have a tau, chosen by examples/benchmarks/auto_tau.md. A patience of
+# `None` is one window of the monitor.
+DEFAULTS = {
+    "transfer": {"tau": 0.0, "alpha": 0, "patience": None, "cooldown": 0.5},
+    "relative_change": {"tau": 0.5, "alpha": 0, "patience": 9, "cooldown": 0},
 }
+OF_PAPER = {"alpha": 0.5, "patience": 0, "cooldown": 0}
+# Without `horizon` the monitor reaches over two epochs, but over no more than
+# this share of the plan; where neither is known, over so many steps.
+EPOCHS, SHARE_OF_PLAN, STEPS = 2, 0.5, 500
 
 
 class ResolvedPolicy(NamedTuple):
@@ -37,25 +44,45 @@ class ResolvedPolicy(NamedTuple):
         tau: Float array of shape `(n,)`.
         monitor: `Monitor`.
         criterion: `Criterion`.
-        action: `Freeze` or `Anneal`.
+        action: `Freeze`, `Anneal` or `Settle`.
         grace_steps: Integer, the first step that may freeze.
+        first_freeze: Integer, the same, with what the criterion waits for.
+        deadline: Integer, the step at which all converges at the latest, or
+            `None`.
     """
 
     components: list[Component]
     tau: np.ndarray
     monitor: Monitor
     criterion: Criterion
-    action: Freeze | Anneal
+    action: Freeze
     grace_steps: int
+    first_freeze: int
+    deadline: int | None
+
+
+class Outlook(NamedTuple):
+    """What is known of a run before its first step.
+
+    Attributes:
+        total_steps: Integer, the planned steps, or `None` if unknown.
+        steps_per_epoch: Integer, or `None` if unknown.
+        last_rise: Integer, the last step at which the learning rate rises.
+        decays: Boolean, whether the learning rate decays by itself.
+    """
+
+    total_steps: int | None
+    steps_per_epoch: int | None = None
+    last_rise: int = 0
+    decays: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FreezePolicy:
     """Chooses a statistic, when a component converges, and how it freezes.
 
-    `GradES` documents the arguments. Those that are `None` are what `AUTO`
-    says if tau is `"auto"`, and else what `PAPER` says; they are filled in,
-    and checked, at construction.
+    `GradES` documents the arguments. Those that are `None` are filled in from
+    `DEFAULTS`, and checked, at construction.
 
     Args:
         criterion: A `Criterion` in place of a threshold with patience. The
@@ -67,59 +94,117 @@ class FreezePolicy:
     monitor: str | Monitor | None = None
     norm: str = "l1"
     patience: int | None = None
-    cooldown: float | int = 0
+    horizon: float | int | None = None
+    cooldown: float | int | None = None
     criterion: Criterion | None = None
 
     def __post_init__(self):
-        defaults = PAPER
-        if isinstance(self.tau, str) and self.tau == "auto":
-            _check_monitor_of_auto(self.monitor)
-            defaults = AUTO
-            object.__setattr__(self, "tau", AUTO["tau"])
-        for name in PAPER:
+        is_auto = isinstance(self.tau, str) and self.tau == "auto"
+        if self.monitor is None:
+            object.__setattr__(self, "monitor", AUTO if is_auto else PAPER)
+        _check_monitor(self.monitor)
+        by_name = isinstance(self.monitor, str)
+        defaults = DEFAULTS.get(self.monitor if by_name else "", OF_PAPER)
+        if is_auto:
+            _check_has_tau(self.monitor, defaults)
+            object.__setattr__(self, "tau", defaults["tau"])
+        for name in OF_PAPER:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, defaults[name])
-        validation.check_tau(self.tau)
+        if not self._has_tau_of_monitor(defaults):
+            validation.check_tau(self.tau)
         validation.check_alpha(self.alpha)
-        _check_monitor(self.monitor)
         validation.check_choice("norm", self.norm, monitors.NORMS)
-        validation.check_integer("patience", self.patience, at_least=0)
+        if self.patience is not None:
+            validation.check_integer("patience", self.patience, at_least=0)
+        validation.check_horizon(self.horizon)
         validation.check_cooldown(self.cooldown)
+
+    def _has_tau_of_monitor(self, defaults):
+        """Whether each tau is the default, which need not be positive."""
+        if isinstance(self.tau, (dict, str)) or "tau" not in defaults:
+            return False
+        return all(np.ravel(np.equal(self.tau, defaults["tau"])))
 
     def resolve(
         self,
         components: Sequence[Component],
-        total_steps: int | None,
-        last_rise: int = 0,
+        outlook: Outlook,
     ) -> ResolvedPolicy:
         """Applies the policy to a model and a plan.
 
         Args:
             components: Sequence of `Component`.
-            total_steps: Integer, the planned steps, or `None` if unknown.
-            last_rise: Integer, the last step at which the learning rate
-                rises. A monitor that goes by the rate waits for it. Defaults
-                to `0`.
+            outlook: `Outlook`. A monitor that goes by the learning rate waits
+                for its last rise.
 
         Returns:
             `ResolvedPolicy`.
 
         Raises:
             ValueError: If a pattern of `tau` matches no component, or `alpha`
-                is a share of an unknown number of steps.
+                or `horizon` is a share of an unknown number of steps.
         """
         tracked, tau = self._thresholds(list(components))
-        grace_steps = self._grace_steps(total_steps)
+        grace_steps = self._grace_steps(outlook.total_steps)
         if self.monitor in monitors.GO_BY_RATE:
-            grace_steps = max(grace_steps, last_rise)
+            grace_steps = max(grace_steps, outlook.last_rise)
+        horizon = self._horizon_steps(outlook), self.horizon is None
+        monitor = monitors.get(self.monitor, self.norm, horizon)
+        deadline = None
+        criterion: Criterion
+        action: Freeze
+        if isinstance(monitor, Transfer) and self.criterion is None:
+            patience = monitor.part if self.patience is None else self.patience
+            deadline = self._deadline(outlook, grace_steps)
+            criterion = Together(patience, grace_steps, deadline)
+            action = Settle(self.cooldown, [c.block for c in tracked])
+            first_freeze = max(grace_steps, monitor.first_step + patience)
+            first_freeze = min(first_freeze, deadline or first_freeze)
+        else:
+            patience = self.patience or 0
+            criterion = self.criterion or Threshold(patience, grace_steps)
+            action = Anneal(self.cooldown) if self.cooldown else Freeze()
+            first_freeze = max(grace_steps, patience + 1)
         return ResolvedPolicy(
             components=tracked,
             tau=tau,
-            monitor=monitors.get(self.monitor, self.norm),
-            criterion=self.criterion or Threshold(self.patience, grace_steps),
-            action=Anneal(self.cooldown) if self.cooldown else Freeze(),
+            monitor=monitor,
+            criterion=criterion,
+            action=action,
             grace_steps=grace_steps,
+            first_freeze=first_freeze,
+            deadline=deadline,
         )
+
+    def _horizon_steps(self, outlook):
+        total_steps, epoch = outlook.total_steps, outlook.steps_per_epoch
+        if validation.is_integer(self.horizon):
+            return int(self.horizon)
+        if self.horizon is not None:
+            if epoch is None:
+                raise ValueError(
+                    "`horizon` is a number of epochs, but the length of an "
+                    "epoch is unknown. Pass an integer, a number of steps, or "
+                    "tell how long an epoch is (`steps_per_epoch` in `fit()` "
+                    "or `GradESOptimizer`). Received: "
+                    f"horizon={self.horizon}"
+                )
+            return max(1, int(self.horizon * epoch))
+        known = [EPOCHS * epoch] if epoch else []
+        known += [int(SHARE_OF_PLAN * total_steps)] if total_steps else []
+        return min(known, default=STEPS)
+
+    def _deadline(self, outlook, grace_steps):
+        """The last step from which a whole cooldown fits into the plan."""
+        total_steps = outlook.total_steps
+        if total_steps is None or outlook.decays:
+            return None
+        if validation.is_integer(self.cooldown):
+            deadline = total_steps - self.cooldown
+        else:
+            deadline = int(total_steps / (1 + self.cooldown))
+        return max(1, deadline, grace_steps)
 
     def _thresholds(self, components):
         """The components that have a tau, and a float32 array of these."""
@@ -202,12 +287,12 @@ def _check_monitor(monitor):
     )
 
 
-def _check_monitor_of_auto(monitor):
-    if monitor not in (None, AUTO["monitor"]):
+def _check_has_tau(monitor, defaults):
+    if "tau" not in defaults:
         name = monitor if isinstance(monitor, str) else type(monitor).__name__
         raise ValueError(
-            f"`monitor={name!r}` needs a `tau` of your own: the default, "
-            "'auto', is a threshold for `monitor='relative_change'`, which "
-            "has no scale. Give a number, or leave `monitor` out. Received: "
+            f"`monitor={name!r}` needs a `tau` of your own: only "
+            f"{tuple(DEFAULTS)} have no scale, and so a threshold that fits "
+            "all models. Give a number, or leave `monitor` out. Received: "
             f"tau='auto', monitor={monitor!r}"
         )

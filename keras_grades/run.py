@@ -31,6 +31,13 @@ class Plan(NamedTuple):
     epochs: int | None
     batches_per_step: int
 
+    @property
+    def steps_per_epoch(self):
+        """Integer, the number of updates, or `None`."""
+        if not self.batches:
+            return None
+        return max(1, self.batches // self.batches_per_step)
+
     def steps(self, first_epoch=0):
         """The planned number of updates from an epoch on, or `None`."""
         if not self.batches or not self.epochs:
@@ -308,7 +315,7 @@ class Run:
             )
         else:
             blocks = len({c.block for c in self.components})
-            first = self._first_freeze()
+            first = self.optimizer.first_freeze
             when = f"nothing freezes before step {first}{of}"
             if self.total_steps and first > self.total_steps:
                 when = (
@@ -316,10 +323,6 @@ class Run:
                     f"and {self.total_steps} are planned"
                 )
             self._say(f"{n} components in {blocks} blocks; {when}.")
-
-    def _first_freeze(self):
-        in_a_row = self.optimizer.policy.patience + 1
-        return max(self.optimizer.grace_steps, in_a_row)
 
     def say_where_it_ends(self):
         ended = "ended" if self.stopped_step is None else "stopped"

@@ -9,6 +9,8 @@ from keras_grades.backend import backend
 MAX_POINTS = 512
 # A rise by less than this share of the highest rate is rounding.
 TOLERANCE = 1e-3
+# A rate that ends below this share of its highest decays by itself.
+DECAYED = 0.5
 
 
 def last_rise(schedule, total_steps):
@@ -24,19 +26,30 @@ def last_rise(schedule, total_steps):
     Returns:
         Integer, 0 if the rate never rises.
     """
-    points = min(total_steps, MAX_POINTS)
-    steps = np.unique(np.linspace(0, total_steps - 1, points).astype("int32"))
-    rates = _rates(schedule, steps)
+    steps, rates = _read_ahead(schedule, total_steps)
     rises = np.diff(rates) > TOLERANCE * np.max(rates)
     # Steps are counted from 1 here, and from 0 in a schedule.
     return int(steps[1:][rises][-1]) + 1 if rises.any() else 0
 
 
-def _rates(schedule, steps):
-    """The rates at some steps, as the compiled step will see them."""
+def decays(schedule, total_steps):
+    """Whether a learning rate ends far below its highest.
+
+    Args:
+        schedule: `keras.optimizers.schedules.LearningRateSchedule`.
+        total_steps: Integer, the planned steps.
+    """
+    _, rates = _read_ahead(schedule, total_steps)
+    return bool(rates[-1] < DECAYED * np.max(rates))
+
+
+def _read_ahead(schedule, total_steps):
+    """Some steps, and the rates there, as the compiled step will see them."""
+    points = min(total_steps, MAX_POINTS)
+    steps = np.unique(np.linspace(0, total_steps - 1, points).astype("int32"))
 
     def rate(step):
         return ops.cast(schedule(step), "float32")
 
     rates = backend.map(rate, ops.convert_to_tensor(steps))
-    return ops.convert_to_numpy(rates)
+    return steps, ops.convert_to_numpy(rates)

@@ -144,6 +144,17 @@ def check_cooldown(cooldown):
         raise ValueError(f"{expected}Received: cooldown={cooldown!r}")
 
 
+def check_horizon(horizon):
+    expected = (
+        "`horizon` must be a float > 0, a number of epochs, an integer >= 1, "
+        "a number of steps, or None. "
+    )
+    if horizon is not None and not is_real(horizon):
+        raise TypeError(expected + _received("horizon", horizon))
+    if horizon is not None and not (horizon > 0 and math.isfinite(horizon)):
+        raise ValueError(f"{expected}Received: horizon={horizon!r}")
+
+
 def check_max_frozen_ratio(ratio):
     if not is_real(ratio):
         raise TypeError(

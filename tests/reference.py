@@ -198,6 +198,51 @@ def relative_change(sizes):
     return ratio
 
 
+def transfer(gradients, weights, part, *, adapts):
+    """The cosine between where weights went and where they should go next.
+
+    Args:
+        gradients: Array of shape `(steps, entries)`, of one component.
+        weights: Array of shape `(steps, entries)`, after each step.
+        part: The steps of a part. Windows have two parts, or one.
+        adapts: Whether windows have one part where weights have moved little.
+    """
+    parts = len(weights) // part
+    if parts < 6:
+        return np.nan
+    mean_weights = weights[: parts * part].reshape(parts, part, -1).mean(1)
+    mean_gradients = gradients[: parts * part].reshape(parts, part, -1).mean(1)
+    start = weights[0]
+    moved = np.linalg.norm(mean_weights[-1] - start) / np.linalg.norm(start)
+    size = 1 if adapts and moved < 0.06 else 2
+    product = norm = 0.0
+    for count, end in enumerate(range(3 * size, parts + 1), start=1):
+        wanted = -mean_gradients[end - size : end].sum(0)
+        last = mean_weights[end - 2 * size : end - size].sum(0)
+        went = last - mean_weights[end - 3 * size : end - 2 * size].sum(0)
+        rate = 1 / max(min(count, 2 * size), 0.2 * count)
+        product += rate * (wanted @ went - product)
+        lengths = np.linalg.norm(wanted) * np.linalg.norm(went)
+        norm += rate * (lengths - norm)
+    return product / max(norm, 1e-30)
+
+
+def transfer_of(component, part):
+    """Without the biases; of matrices so small that all entries count."""
+    if component.frozen_at:
+        return np.nan
+    gradients, weights = (
+        np.array(
+            [np.concatenate([a.ravel() for a in s if a.ndim > 1]) for s in of]
+        )
+        for of in (
+            [seen.gradients for seen in component.seen],
+            [seen.after for seen in component.seen],
+        )
+    )
+    return transfer(gradients, weights, part, adapts=False)
+
+
 def statistic_of(component, *, monitor, norm):
     if component.frozen_at:
         return np.nan
@@ -361,3 +406,60 @@ def train(
             )
         freeze_followers(followers, components)
     return [c.frozen_at for c in components], np.array(trace)
+
+
+def train_until_settled(
+    model,
+    optimizer,
+    loss_fn,
+    batches,
+    groups,
+    blocks,
+    *,
+    part,
+    patience,
+    cooldown,
+    deadline,
+):
+    """Trains with one clock for all, and a learning rate that falls to 0.
+
+    All components converge at one step, when the mean of their statistics has
+    been negative on `patience + 1` steps in a row, or at the deadline. Then
+    the learning rate falls linearly, over `cooldown` times the steps so far.
+    The lowest block freezes halfway, the highest at the end.
+
+    Returns:
+        The step at which they converged, or 0; the freeze steps, and the
+        statistics, as `train` does.
+    """
+    variables = list(model.trainable_variables)
+    optimizer.build(variables)
+    whole_rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    components = [Watched(list(g), tau=0.0) for g in groups]
+    order = list(dict.fromkeys(blocks))
+    trace, below, converged_at, length = [], 0, 0, 0
+    for step, batch in enumerate(batches, start=1):
+        if converged_at:
+            left = 1 - (step - converged_at) / (length + 1)
+            optimizer.learning_rate = whole_rate * max(left, 0.0)
+        gradient_of = mean_gradients(model, [batch], loss_fn)
+        see_before(components, gradient_of)
+        update(optimizer, variables, gradient_of, zeroed=False)
+        see_after(components)
+        trace.append([transfer_of(c, part) for c in components])
+        if not converged_at:
+            is_below = np.mean(trace[-1]) < 0  # NaN is not.
+            below = below + 1 if is_below else 0
+            if below > patience or step == deadline:
+                converged_at, length = step, int(cooldown * step)
+        if converged_at:
+            for component, block in zip(components, blocks):
+                height = order.index(block) / max(1, len(order) - 1)
+                height = height if len(order) > 1 else 1.0
+                due = converged_at + int((0.5 + 0.5 * height) * length)
+                if step >= due and not component.frozen_at:
+                    component.frozen_at = step
+                    freeze(component.variables)
+        if all(c.frozen_at for c in components):
+            break
+    return converged_at, [c.frozen_at for c in components], np.array(trace)

@@ -6,6 +6,7 @@ import pytest
 
 from keras_grades.actions import Anneal
 from keras_grades.actions import Freeze
+from keras_grades.actions import Settle
 
 
 def integers(*values):
@@ -52,3 +53,37 @@ def test_at_rest_once_it_has_cooled_down():
 def test_frozen_at_once_takes_whole_updates_until_then():
     assert Freeze().share({}, 3) is None
     assert at_rest(Freeze(), [3, 0], 3) == [True, False]
+
+
+def rates(action, step, converged_at):
+    state = {"converged_at": integers(*converged_at)}
+    return float(action.rate(state, step))
+
+
+def test_the_learning_rate_falls_for_all():
+    action = Settle(3, ["a", "b"])
+    assert action.share({}, 5) is None
+    found = [rates(action, step, [5, 5]) for step in range(5, 11)]
+    assert found == [1, 0.75, 0.5, 0.25, 0, 0]
+    assert rates(action, 100, [0, 0]) == 1
+    halfway = Settle(0.5, ["a"])
+    assert rates(halfway, 15, [10]) == pytest.approx(1 - 5 / 6)
+
+
+def test_blocks_settle_from_below():
+    blocks = ["a", "a", "b", "c"]
+    action = Settle(8, blocks)
+    at = {4: [1, 1, 0, 0], 5: [1, 1, 0, 0], 6: [1, 1, 1, 0], 8: [1, 1, 1, 1]}
+    for since, expected in at.items():
+        assert at_rest(action, [10] * 4, 10 + since) == expected
+    assert at_rest(action, [10] * 4, 13) == [0, 0, 0, 0]
+    assert at_rest(action, [0] * 4, 13) == [0, 0, 0, 0]
+    # One block waits for the end; no cooldown is at once.
+    assert at_rest(Settle(8, ["a"]), [10], 17) == [False]
+    assert at_rest(Settle(8, ["a"]), [10], 18) == [True]
+    assert at_rest(Settle(0, blocks), [10] * 4, 10) == [1, 1, 1, 1]
+
+
+def test_actions_that_leave_the_learning_rate_alone():
+    assert Freeze().rate({}, 3) is None
+    assert Anneal(4).rate({}, 3) is None

@@ -353,8 +353,9 @@ def test_gradients_that_accumulate_are_planned_for(recwarn):
 
 
 def test_a_run_that_is_too_short_to_freeze():
+    by_rate = GradES(monitor="relative_change", verbose=1)
     assert "nothing can freeze: the first step that may is 10, and 6" in (
-        printed(GradES(verbose=1))
+        printed(by_rate)
     )
     assert "nothing freezes before step 3 of 6" in printed(
         GradES(HUGE, verbose=1)

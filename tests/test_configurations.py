@@ -12,6 +12,7 @@ import small
 
 import keras_grades
 from keras_grades.policy import FreezePolicy
+from keras_grades.policy import Outlook
 
 GRACE = 4
 # How what has converged is frozen.
@@ -103,7 +104,7 @@ def run_reference(configuration, cooldown):
         batches = [(*batch, w) for batch, (w, _) in zip(batches, weights)]
     batches = batches * (configuration.ends_after or configuration.epochs)
     policy = FreezePolicy(tau=TAU, alpha=0)
-    tau = policy.resolve(components, total_steps=None).tau
+    tau = policy.resolve(components, Outlook(None)).tau
     trainable = list(model.trainable_variables)
     frozen_at, trace = reference.train(
         model,

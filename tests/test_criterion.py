@@ -10,7 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from keras_grades.criterion import Prescribed
+from keras_grades.criterion import Together
+from keras_grades.monitors import UNDEFINED
 from keras_grades.policy import FreezePolicy
+from keras_grades.policy import Outlook
 
 NAN, INF = float("nan"), float("inf")
 
@@ -19,7 +22,7 @@ def freeze_steps(rows, *, tau, grace_steps=0, patience=0, cooldown=0):
     """Steps through criterion and action; the freeze step of each component."""
     policy = FreezePolicy(
         tau=1.0, alpha=grace_steps, patience=patience, cooldown=cooldown
-    ).resolve([], None)
+    ).resolve([], Outlook(None))
     return step_through(rows, tau, policy.criterion, policy.action)
 
 
@@ -34,6 +37,7 @@ def step_through(rows, tau, criterion, action):
         state = criterion.update(
             state,
             keras.ops.array(row, "float32"),
+            keras.ops.ones((n,), "bool"),
             t,
             keras.ops.array(tau, "float32"),
         )
@@ -116,9 +120,62 @@ def test_the_rule_of_the_paper(rows, grace_steps, patience, cooldown):
 
 
 def test_prescribed_steps():
-    policy = FreezePolicy(criterion=Prescribed([3, 0, 1])).resolve([], None)
+    policy = FreezePolicy(
+        tau=1.0, alpha=0, criterion=Prescribed([3, 0, 1])
+    ).resolve([], Outlook(None))
     rows = [[1.0] * 3] * 5
     frozen_at = step_through(rows, [1.0] * 3, policy.criterion, policy.action)
     assert frozen_at == [3, 0, 1]
     with pytest.raises(ValueError, match="3 steps for 2 components"):
         policy.criterion.init(2)
+
+
+def converge_together(rows, measured=None, **arguments):
+    """Steps through `Together`; the step at which each converges."""
+    criterion = Together(**arguments)
+    n = len(rows[0])
+    state = {
+        name: keras.ops.full(spec.shape, spec.initial, spec.dtype)
+        for name, spec in criterion.init(n).items()
+    }
+    for t, row in enumerate(rows, start=1):
+        is_measured = np.ones(n, bool) if measured is None else measured[t - 1]
+        state = criterion.update(
+            state,
+            keras.ops.array(row, "float32"),
+            keras.ops.array(is_measured),
+            t,
+            keras.ops.zeros((n,)),
+        )
+    return keras.ops.convert_to_numpy(state["converged_at"]).tolist()
+
+
+def test_all_converge_when_their_mean_is_below():
+    rows = [[1, 1], [-2, 1], [-1, -1]]
+    assert converge_together(rows, patience=0, grace_steps=0) == [2, 2]
+    assert converge_together(rows, patience=1, grace_steps=0) == [3, 3]
+    assert converge_together(rows, patience=0, grace_steps=3) == [3, 3]
+    assert converge_together(rows, patience=3, grace_steps=0) == [0, 0]
+    # Zero is not below zero.
+    assert converge_together([[0, 0]], patience=0, grace_steps=0) == [0, 0]
+
+
+def test_the_mean_is_of_what_is_measured():
+    rows, known = [[UNDEFINED, 1], [UNDEFINED, -1]], [[False, True]] * 2
+    found = converge_together(rows, known, patience=0, grace_steps=0)
+    assert found == [2, 2]
+    nothing = [[False, False]] * 2
+    assert converge_together(rows, nothing, patience=0, grace_steps=0) == [0, 0]
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_a_mean_that_is_not_finite_is_not_below(bad):
+    assert converge_together([[bad, -5]], patience=0, grace_steps=0) == [0, 0]
+
+
+def test_at_a_deadline_all_converge():
+    rows, known = [[1, UNDEFINED]] * 5, [[True, False]] * 5
+    arguments = {"patience": 0, "grace_steps": 0, "deadline": 4}
+    assert converge_together(rows, known, **arguments) == [4, 4]
+    rows = [[-1, -1]] * 5
+    assert converge_together(rows, **arguments) == [1, 1]

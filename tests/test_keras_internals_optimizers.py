@@ -176,3 +176,53 @@ class OfTheUser(keras.optimizers.SGD):
 )
 def test_gradients_that_reach_others(optimizer, expected):
     assert optimizers.gradients_reach_others(optimizer) == expected
+
+
+OPTIMIZERS = [
+    keras.optimizers.SGD,
+    lambda rate: keras.optimizers.SGD(rate, momentum=0.9, weight_decay=0.1),
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adamax,
+    keras.optimizers.Nadam,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adadelta,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Lion,
+    keras.optimizers.Lamb,
+    keras.optimizers.Ftrl,
+    keras.optimizers.Adafactor,
+    keras.optimizers.Muon,
+    keras.optimizers.ScheduleFreeAdamW,
+    lambda rate: multi(keras.optimizers.AdamW(rate)),
+]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_a_scaled_learning_rate_is_that_of_a_lower_one(make):
+    def trained(rate, share):
+        model, optimizer = built(make(rate))
+        variables = model.trainable_variables
+        gradients = [0.1 * g for g in ones(variables)]
+        reference.apply(optimizer, gradients, variables)
+        return model, optimizer, gradients, share
+
+    def step(model, optimizer, gradients, share):
+        variables = model.trainable_variables
+        if share is not None:
+            share = keras.ops.convert_to_tensor(share)
+        with optimizers.scaled_learning_rate(optimizer, share):
+            reference.apply(optimizer, gradients, variables)
+        return small.weights(model)
+
+    rate = 0.01
+    scaled = trained(rate, np.float32(0.25))
+    lower = trained(rate, None)
+    for each in optimizers.inner_optimizers(lower[1]):
+        if not hasattr(each, "optimizers"):
+            each.learning_rate = each.learning_rate * 0.25
+    for a, b in zip(step(*scaled), step(*lower)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    # Afterwards the whole rate is used again.
+    for each in optimizers.inner_optimizers(scaled[1]):
+        assert "_get_current_learning_rate" not in vars(each)

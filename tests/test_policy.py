@@ -8,12 +8,16 @@ from keras_grades import GradES
 from keras_grades import GradESOptimizer
 from keras_grades.actions import Anneal
 from keras_grades.actions import Freeze
+from keras_grades.actions import Settle
 from keras_grades.component import Component
 from keras_grades.criterion import Prescribed
 from keras_grades.criterion import Threshold
+from keras_grades.criterion import Together
 from keras_grades.monitors.gradient import Gradient
 from keras_grades.monitors.relative_change import RelativeChange
+from keras_grades.monitors.transfer import Transfer
 from keras_grades.policy import FreezePolicy
+from keras_grades.policy import Outlook
 
 NAN, INF = float("nan"), float("inf")
 
@@ -41,6 +45,10 @@ NAN, INF = float("nan"), float("inf")
         ({"norm": "l3"}, ValueError, "'mean_l1'"),
         ({"patience": -1}, ValueError, "patience=-1"),
         ({"patience": 1.5}, TypeError, "patience=1.5"),
+        ({"horizon": 0}, ValueError, "horizon=0"),
+        ({"horizon": -0.5}, ValueError, "a float > 0, a number of epochs"),
+        ({"horizon": "2"}, TypeError, "horizon='2' of type str"),
+        ({"horizon": True}, TypeError, "horizon=True"),
         ({"cooldown": -1}, ValueError, "cooldown=-1"),
         ({"cooldown": INF}, ValueError, "cooldown=inf"),
         ({"cooldown": "1"}, TypeError, "cooldown='1' of type str"),
@@ -55,7 +63,7 @@ def test_bad_arguments(arguments, error, says):
 
 def grace_steps(total_steps, **arguments):
     policy = FreezePolicy(tau=1.0, **arguments)
-    return policy.resolve(components("query"), total_steps).grace_steps
+    return policy.resolve(components("query"), Outlook(total_steps)).grace_steps
 
 
 def test_grace_steps():
@@ -71,7 +79,7 @@ def components(*names):
 
 
 def thresholds(tau, found):
-    resolved = FreezePolicy(tau=tau, alpha=0).resolve(found, None)
+    resolved = FreezePolicy(tau=tau, alpha=0).resolve(found, Outlook(None))
     return resolved.components, resolved.tau
 
 
@@ -97,15 +105,21 @@ def test_a_pattern_shadowed_by_an_earlier_one_is_no_error():
 
 def test_a_policy_says_what_is_used():
     found = components("query", "key")
-    resolved = FreezePolicy(tau=1.0).resolve(found, 10)
+    resolved = FreezePolicy(tau=1.0).resolve(found, Outlook(10))
     assert isinstance(resolved.monitor, Gradient)
     assert isinstance(resolved.criterion, Threshold)
     assert isinstance(resolved.action, Freeze)
-    annealed = FreezePolicy(cooldown=3).resolve(found, 10)
+    annealed = FreezePolicy(monitor="relative_change", cooldown=3).resolve(
+        found, Outlook(10)
+    )
     assert isinstance(annealed.monitor, RelativeChange)
     assert isinstance(annealed.action, Anneal)
+    default = FreezePolicy(monitor="transfer").resolve(found, Outlook(10))
+    assert isinstance(default.monitor, Transfer)
+    assert isinstance(default.criterion, Together)
+    assert isinstance(default.action, Settle)
     prescribed = Prescribed([2, 0])
-    given = FreezePolicy(criterion=prescribed).resolve(found, 10)
+    given = FreezePolicy(criterion=prescribed).resolve(found, Outlook(10))
     assert given.criterion is prescribed
 
 

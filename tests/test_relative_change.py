@@ -1,4 +1,4 @@
-"""How large updates are beside what they were, and `tau="auto"`."""
+"""How large updates are compared with what they were."""
 
 import keras
 import numpy as np
@@ -18,8 +18,14 @@ from keras_grades.monitors.relative_change import RelativeChange
 from keras_grades.monitors.relative_change import relative
 from keras_grades.monitors.sample import SAMPLE
 from keras_grades.monitors.sample import grid
-from keras_grades.policy import AUTO
+from keras_grades.policy import DEFAULTS
 from keras_grades.policy import FreezePolicy
+
+AUTO = DEFAULTS["relative_change"]
+
+
+def by_itself():
+    return GradES(monitor="relative_change", verbose=0)
 
 
 def ratios(sizes):
@@ -203,36 +209,35 @@ def fit(
 def test_auto_needs_no_number():
     """The learning rate falls by a hundred at step 50; all freeze, then it
     stops."""
-    auto = GradES(verbose=0)
+    auto = by_itself()
     frozen_at = fit(auto)
     assert all(50 + 10 < step < 100 for step in frozen_at)
     assert auto.stopped_step is not None
-    own = GradES(0.5, alpha=0, monitor="relative_change", patience=9, verbose=0)
+    own = GradES(0.5, monitor="relative_change", verbose=0)
     assert fit(own) == frozen_at
-    assert FreezePolicy() == FreezePolicy(tau="auto")
 
 
 def test_auto_freezes_nothing_while_it_goes_on():
-    auto = GradES("auto", verbose=0)
+    auto = by_itself()
     assert fit(auto, rate_falls_at=1000) == [None] * 12
     assert auto.stopped_step is None
 
 
 def test_auto_counts_updates_where_gradients_accumulate():
     """The mean gradient of two batches is that of one twice as large."""
-    auto = GradES("auto", verbose=0)
+    auto = by_itself()
     arguments = {"rate_falls_at": 80, "epochs": 12}
     one = fit(auto, batch=4, **arguments)
     assert all(100 + 10 < step < 300 for step in one)
-    two = GradES("auto", verbose=0)
+    two = by_itself()
     assert fit(two, batch=2, gradient_accumulation_steps=2, **arguments) == one
 
 
 def test_auto_inside_loss_scaling():
-    auto = GradES("auto", verbose=0)
+    auto = by_itself()
     expected = fit(auto)
     assert all(50 + 10 < step < 100 for step in expected)
-    scaled = GradES("auto", verbose=0)
+    scaled = by_itself()
 
     def wrapper(inner):
         # It doubles now and then; weights stay the same, but for rounding.
@@ -241,21 +246,26 @@ def test_auto_inside_loss_scaling():
     assert fit(scaled, wrapper=wrapper) == expected
 
 
-def test_auto_in_a_config():
+@pytest.mark.parametrize("monitor", list(DEFAULTS))
+def test_auto_in_a_config(monitor):
     model = small.transformer()
-    optimizer = GradESOptimizer(keras.optimizers.Adam(), find_components(model))
+    optimizer = GradESOptimizer(
+        keras.optimizers.Adam(), find_components(model), monitor=monitor
+    )
     optimizer.build(model.trainable_variables)
     again = GradESOptimizer.from_config(optimizer.get_config())
     again.build(model.trainable_variables)
     assert again.get_config() == optimizer.get_config()
-    for name in ("monitor", "alpha", "patience"):
-        assert getattr(again.policy, name) == AUTO[name]
-    assert again.tau.tolist() == [AUTO["tau"]] * 12
+    for name in ("alpha", "patience", "cooldown"):
+        assert getattr(again.policy, name) == DEFAULTS[monitor][name]
+    assert again.tau.tolist() == [DEFAULTS[monitor]["tau"]] * 12
 
 
 def test_auto_takes_other_numbers():
-    policy = FreezePolicy(tau="auto", alpha=0.25, patience=3)
-    assert policy.tau == AUTO["tau"] and policy.monitor == "relative_change"
+    policy = FreezePolicy(
+        tau="auto", monitor="relative_change", alpha=0.25, patience=3
+    )
+    assert policy.tau == DEFAULTS["relative_change"]["tau"]
     assert policy.alpha == 0.25 and policy.patience == 3
     paper = FreezePolicy(
         tau=1.0, alpha=0.5, monitor="gradient", norm="l1", patience=0
@@ -267,6 +277,7 @@ def test_auto_is_of_one_monitor():
     for arguments in ({}, {"tau": "auto"}):
         with pytest.raises(ValueError, match=r"tau='auto', monitor='gradient'"):
             GradES(monitor="gradient", **arguments)
-    GradES("auto", monitor="relative_change")
+    for monitor in DEFAULTS:
+        GradES("auto", monitor=monitor)
     with pytest.raises(TypeError, match=r"'auto'\. Received: tau='Auto'"):
         GradES("Auto")

@@ -89,7 +89,7 @@ class Store:
         fields = dataclasses.asdict(task)
         settings = {k: v for k, v in fields.items() if not callable(v)}
         settings |= {
-            "auto": policy.AUTO,
+            "auto": policy.DEFAULTS[policy.AUTO],
             "tuned": methods.TUNED,
             "code": code(),
         }

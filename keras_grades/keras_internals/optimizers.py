@@ -1,5 +1,6 @@
 """What an optimizer of Keras keeps, variable by variable."""
 
+import contextlib
 from typing import NamedTuple
 
 import keras
@@ -17,6 +18,7 @@ __all__ = [
     "narrow",
     "new_like",
     "no_automatic_dependency_tracking",
+    "scaled_learning_rate",
     "schedules_of",
     "set_trainable",
     "uses_averages",
@@ -63,6 +65,33 @@ def schedules_of(optimizer):
         for inner in inner_optimizers(optimizer)
         if isinstance(inner._learning_rate, schedule)
     ]
+
+
+@contextlib.contextmanager
+def scaled_learning_rate(optimizer, share):
+    """Has an optimizer take steps at a share of its learning rate.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        share: Float scalar tensor, or `None`: all of it.
+    """
+    scaled = [] if share is None else inner_optimizers(optimizer)
+    for inner in scaled:
+        _scale(inner, inner._get_current_learning_rate, share)
+    try:
+        yield
+    finally:
+        for inner in scaled:
+            del inner._get_current_learning_rate
+
+
+@no_automatic_dependency_tracking
+def _scale(optimizer, read, share):
+    def read_scaled():
+        rate = keras.ops.convert_to_tensor(read())
+        return rate * keras.ops.cast(share, rate.dtype)
+
+    optimizer._get_current_learning_rate = read_scaled
 
 
 def is_update_step(optimizer):

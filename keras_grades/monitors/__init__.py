@@ -7,6 +7,7 @@ from keras_grades.monitors.gradient import Gradient
 from keras_grades.monitors.gradient import GradientChange
 from keras_grades.monitors.norms import NORMS
 from keras_grades.monitors.relative_change import RelativeChange
+from keras_grades.monitors.transfer import Transfer
 from keras_grades.monitors.trial import try_out
 from keras_grades.monitors.weight_change import WeightChange
 
@@ -17,25 +18,27 @@ __all__ = [
     "UNDEFINED",
     "Monitor",
     "StateSpec",
+    "Transfer",
     "get",
     "try_out",
 ]
 
-# How each is made, for a norm. `"relative_change"` has no scale, and no norm.
+# How each is made, for a norm and a horizon. Some need neither.
 MONITORS = {
-    "gradient": Gradient,
-    "gradient_change": GradientChange,
-    "weight_change": WeightChange,
-    "relative_change": lambda norm: RelativeChange(),
+    "transfer": lambda norm, horizon: Transfer(*horizon),
+    "gradient": lambda norm, horizon: Gradient(norm),
+    "gradient_change": lambda norm, horizon: GradientChange(norm),
+    "weight_change": lambda norm, horizon: WeightChange(norm),
+    "relative_change": lambda norm, horizon: RelativeChange(),
 }
 
-# Their statistic falls with the learning rate, and tells only of its last
-# fall: before a rise nothing has converged.
-GO_BY_RATE = ("relative_change",)
+# Before the last rise of the learning rate nothing has converged, as these
+# see it.
+GO_BY_RATE = ("transfer", "relative_change")
 
 
-def get(monitor, norm):
+def get(monitor, norm, horizon):
     """The `Monitor` of a name; an instance is returned as it is."""
     if isinstance(monitor, Monitor):
         return monitor
-    return MONITORS[monitor](norm)
+    return MONITORS[monitor](norm, horizon)

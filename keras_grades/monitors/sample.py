@@ -12,24 +12,25 @@ from keras_grades.monitors.base import sum_by_component
 SAMPLE = 1024
 
 
-def sample(tensor, shape):
+def sample(tensor, shape, entries=SAMPLE):
     """Some entries of a tensor, evenly spread.
 
     Args:
         tensor: Tensor or `keras.Variable`.
         shape: Tuple of integers, its shape. That of a gradient may be unknown
             while a step is traced; that of its variable is not.
+        entries: Integer, at most so many. Defaults to `SAMPLE`.
     """
-    return ops.convert_to_tensor(tensor)[grid(shape)]
+    return ops.convert_to_tensor(tensor)[grid(shape, entries)]
 
 
-def grid(shape):
-    """A step along each axis, so that about `SAMPLE` entries are met.
+def grid(shape, entries=SAMPLE):
+    """A step along each axis, so that at most so many entries are met.
 
     Longer axes make up for what a short one lacks. Rows and columns are
     passed over as a whole: a matrix that is spread over devices stays there.
     """
-    steps, left = {}, SAMPLE
+    steps, left = {}, entries
     for done, axis in enumerate(np.argsort(shape, kind="stable")):
         wanted = max(1, int(left ** (1 / (len(shape) - done)) + 1e-6))
         steps[axis] = max(1, math.ceil(shape[axis] / wanted))

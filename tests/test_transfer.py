@@ -1,0 +1,360 @@
+"""Whether what is learned still helps: `monitor="transfer"`."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import small
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from keras_grades import GradES
+from keras_grades import GradESOptimizer
+from keras_grades import find_components
+from keras_grades.component import Component
+from keras_grades.monitors import UNDEFINED
+from keras_grades.monitors.transfer import ENTRIES
+from keras_grades.monitors.transfer import LEAST_PART
+from keras_grades.monitors.transfer import Transfer
+from keras_grades.policy import FreezePolicy
+from keras_grades.policy import Outlook
+
+SHAPE = (4, 3)
+
+
+def measure(gradients, weights, horizon=6 * LEAST_PART, adapts=False):
+    """Feeds the monitor with one matrix; what it measures at each step."""
+    monitor = Transfer(horizon, adapts)
+    variable = keras.Variable(np.zeros(SHAPE, "float32"))
+    state = {
+        name: keras.ops.full(spec.shape, spec.initial, spec.dtype)
+        for name, spec in monitor.init(
+            [Component("x", "query", "block", (variable,))]
+        ).items()
+    }
+    found = []
+    for gradient, value in zip(gradients, weights):
+        gradient = keras.ops.array(gradient.reshape(SHAPE), "float32")
+        carry = monitor.before(state, [(gradient,)], [(variable,)])
+        variable.assign(value.reshape(SHAPE))
+        statistic, state = monitor.after(state, carry, [(variable,)])
+        found.append(float(keras.ops.convert_to_numpy(statistic)[0]))
+    found = np.array(found)
+    return np.where(found == np.float32(UNDEFINED), np.nan, found)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 2**20),
+    drift=st.floats(-1, 1),
+    adapts=st.booleans(),
+    speed=st.sampled_from([1e-3, 0.1]),
+)
+def test_same_as_written_out(seed, drift, adapts, speed):
+    rng = np.random.default_rng(seed)
+    gradients = rng.standard_normal((67, 12)) + drift
+    steps = rng.standard_normal((67, 12)) - gradients
+    weights = (1 + speed * np.cumsum(steps, axis=0)).astype("float32")
+    found = measure(gradients, weights, adapts=adapts)
+    expected = [
+        reference.transfer(
+            gradients[:t],
+            weights[:t].astype("float64"),
+            LEAST_PART,
+            adapts=adapts,
+        )
+        # Between the ends of two parts it stays as it is.
+        for t in range(1, 68)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def descend(noise, steps=400, rate=0.02):
+    """Noisy gradient descent on a bowl, from far away."""
+    rng = np.random.default_rng(0)
+    x, gradients, weights = np.full(12, 3.0), [], []
+    for _ in range(steps):
+        gradients.append(x + noise * rng.standard_normal(12))
+        x = x - rate * gradients[-1]
+        weights.append(x)
+    return np.array(gradients), np.array(weights)
+
+
+def test_positive_while_it_descends_and_then_not():
+    found = measure(*descend(noise=1.0), horizon=60)
+    assert (found[59:120] > 0.5).all()
+    assert found[379:].mean() < 0.1 < found[200]
+
+
+def test_one_bad_batch_spoils_no_window():
+    gradients, weights = descend(noise=1.0, steps=90)
+    gradients[40] = np.nan
+    found = measure(gradients, weights)
+    assert np.isfinite(found[6 * LEAST_PART :]).all()
+
+
+def test_large_matrices_are_sampled_and_lora_pairs_are_shared():
+    rng = np.random.default_rng(0)
+    monitor = Transfer(30)
+    shapes = [[(512, 384), (384,)], [(512, 8), (8, 384)], [(3,)], [(2, 2)]]
+    components = [
+        Component(
+            str(i),
+            "query",
+            "b",
+            tuple(
+                keras.Variable(rng.standard_normal(s).astype("float32"))
+                for s in shape
+            ),
+        )
+        for i, shape in enumerate(shapes)
+    ]
+    variables = [c.variables for c in components]
+    values = [[keras.ops.convert_to_tensor(v) for v in g] for g in variables]
+    rows = keras.ops.convert_to_numpy(monitor.before({}, values, variables))
+    assert rows.shape == (4, ENTRIES)
+    used = np.count_nonzero(rows, axis=1)
+    assert ENTRIES / 2 < used[0] <= ENTRIES
+    assert ENTRIES / 2 < used[1] <= ENTRIES
+    assert used[2:].tolist() == [3, 4]
+    kernel = keras.ops.convert_to_numpy(variables[0][0])
+    assert np.isin(rows[0][: used[0]], kernel).all()
+
+
+def test_state_is_small():
+    specs = Transfer(100).init(
+        [Component(str(i), "query", "b", ()) for i in range(2)]
+    )
+    entries = sum(int(np.prod(spec.shape)) for spec in specs.values()) / 2
+    # A matrix of BERT base has at least 768 times 768.
+    assert entries < 0.01 * 768 * 768
+
+
+# What a plan makes of it.
+
+
+def resolved(total_steps, steps_per_epoch=None, decays=False, **arguments):
+    found = [Component("query", "query", "block", ())]
+    outlook = Outlook(total_steps, steps_per_epoch, decays=decays)
+    return FreezePolicy(monitor="transfer", **arguments).resolve(found, outlook)
+
+
+def test_horizon():
+    # Two epochs; half of the plan; what is known; in parts.
+    assert resolved(6000, 600).monitor.part == 200
+    assert resolved(1200, 600).monitor.part == 100
+    assert resolved(600, 600).monitor.part == 50
+    assert resolved(1200).monitor.part == 100
+    assert resolved(None, 60).monitor.part == 20
+    assert resolved(None).monitor.part == 83
+    assert resolved(10, 2).monitor.part == LEAST_PART
+    assert resolved(6000, 600, horizon=1.5).monitor.part == 150
+    assert resolved(6000, 600, horizon=120).monitor.part == 20
+    assert resolved(None, None, horizon=120).monitor.part == 20
+    assert resolved(6000, 600).monitor.adapts
+    assert not resolved(6000, 600, horizon=2.0).monitor.adapts
+    with pytest.raises(ValueError, match=r"length of an epoch.*horizon=1\.5"):
+        resolved(6000, None, horizon=1.5)
+
+
+def test_deadline():
+    assert resolved(300).deadline == 200
+    assert resolved(300, cooldown=1.0).deadline == 150
+    assert resolved(300, cooldown=50).deadline == 250
+    assert resolved(300, alpha=0.9).deadline == 270
+    assert resolved(300, decays=True).deadline is None
+    assert resolved(None).deadline is None
+    # A cooldown as long as the plan begins with it.
+    assert resolved(300, cooldown=500).deadline == 1
+
+
+# In training.
+
+
+def compiled(optimizer, blocks=2, **arguments):
+    model = small.transformer(blocks)
+    model.compile(optimizer, small.loss(), **arguments)
+    return model
+
+
+def fit(model, grades, steps, epochs=1, batch_size=4, **arguments):
+    x, y = small.data(steps)
+    model.fit(
+        x,
+        y,
+        batch_size,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[grades],
+        **arguments,
+    )
+    return [c.frozen_at for c in grades.components]
+
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+    "adamw": lambda: keras.optimizers.AdamW(
+        0.005, weight_decay=0.2, global_clipnorm=0.5
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "recompile", "epochs", "deadline"),
+    [
+        ("sgd", "always", 6, None),
+        ("adamw", "never", 6, 80),
+        ("adamw", "always", 3, 40),
+    ],
+)
+def test_same_as_a_plain_loop(optimizer, recompile, epochs, deadline):
+    """Labels are noise: what is learned of them does not help others."""
+    steps = 20
+    model = small.transformer()
+    components = find_components(model)
+    converged_at, frozen_at, trace = reference.train_until_settled(
+        model,
+        OPTIMIZERS[optimizer](),
+        small.loss(),
+        small.batches(*small.data(steps)) * epochs,
+        [c.variables for c in components],
+        [c.block for c in components],
+        part=LEAST_PART,
+        patience=LEAST_PART,
+        cooldown=0.5,
+        deadline=deadline,
+    )
+    assert 0 < converged_at < frozen_at[0] < frozen_at[-1]
+    assert (converged_at == deadline) == (deadline is not None)
+    fitted = compiled(OPTIMIZERS[optimizer]())
+    grades = GradES(
+        monitor="transfer", horizon=30, recompile=recompile, verbose=0
+    )
+    assert fit(fitted, grades, steps, epochs) == frozen_at
+    assert grades.stopped_step == len(trace)
+    np.testing.assert_allclose(
+        grades.trace["statistic"], trace, rtol=1e-3, atol=1e-4
+    )
+    for actual, expected in zip(small.weights(fitted), small.weights(model)):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_at_a_constant_rate_it_settles_by_the_end_of_the_plan():
+    grades = GradES(monitor="transfer", verbose=0)
+    frozen_at = fit(compiled(keras.optimizers.Adam(1e-5)), grades, 20, 3)
+    # Nothing is learned yet: it begins to settle when it must.
+    assert frozen_at[0] == 40 + 10 and frozen_at[-1] == 40 + 20
+    assert grades.stopped_step == 60
+
+
+def test_a_rate_that_decays_has_no_deadline():
+    schedule = keras.optimizers.schedules.CosineDecay(1e-5, 60)
+    grades = GradES(monitor="transfer", verbose=0)
+    fit(compiled(keras.optimizers.Adam(schedule)), grades, 20, 3)
+    assert grades._run.optimizer.deadline is None
+    warm_up = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [30], [1e-6, 1e-5]
+    )
+    grades = GradES(monitor="transfer", verbose=0)
+    fit(compiled(keras.optimizers.Adam(warm_up)), grades, 20, 3)
+    assert grades._run.optimizer.deadline == 40
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"use_ema": True},
+        {"gradient_accumulation_steps": 2},
+        {"clipnorm": 0.1},
+    ],
+    ids=str,
+)
+def test_it_settles_with(arguments):
+    model = compiled(keras.optimizers.Adam(0.001, **arguments))
+    model.layers[-1].kernel.constraint = keras.constraints.NonNeg()
+    grades = GradES(monitor="transfer", verbose=0)
+    frozen_at = fit(model, grades, 20, 4)
+    assert all(frozen_at)
+    steps = 80 // arguments.get("gradient_accumulation_steps", 1)
+    assert grades.stopped_step <= steps
+    if not model.optimizer.use_ema:  # An average goes back to the beginning.
+        assert (model.layers[-1].kernel.numpy() >= 0).all()
+
+
+def test_it_counts_updates_where_gradients_accumulate():
+    """The mean gradient of two batches is that of one twice as large."""
+
+    def freeze_steps(batch_size, **arguments):
+        optimizer = keras.optimizers.SGD(0.05, momentum=0.9, **arguments)
+        grades = GradES(monitor="transfer", horizon=30, verbose=0)
+        model = compiled(optimizer, blocks=1)
+        frozen_at = fit(model, grades, 40, 6, batch_size)
+        return frozen_at, grades.trace["statistic"]
+
+    frozen_at, statistic = freeze_steps(8)
+    assert frozen_at[0] < 120
+    found = freeze_steps(4, gradient_accumulation_steps=2)
+    assert found[0] == frozen_at
+    np.testing.assert_allclose(found[1], statistic, rtol=1e-3, atol=1e-4)
+
+
+def test_inside_loss_scaling():
+    def freeze_steps(wrap):
+        model = compiled(
+            wrap(keras.optimizers.SGD(0.05, momentum=0.9)), blocks=1
+        )
+        grades = GradES(monitor="transfer", horizon=30, verbose=0)
+        return fit(model, grades, 20, 6)
+
+    expected = freeze_steps(lambda inner: inner)
+    scaled = freeze_steps(
+        lambda inner: keras.optimizers.LossScaleOptimizer(inner, 2.0, 30)
+    )
+    assert scaled == expected and expected[0] < 120
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_it_goes_on_from_a_file(tmp_path, epoch):
+    """From before it converges, and from where it settles."""
+
+    def new():
+        return compiled(keras.optimizers.SGD(0.05, momentum=0.9), blocks=1)
+
+    class Save(keras.callbacks.Callback):
+        def on_epoch_end(self, at, logs=None):
+            if at == epoch - 1:
+                self.model.save(tmp_path / "model.keras")
+
+    x, y = small.data(20)
+    arguments = {"epochs": 6, "shuffle": False, "verbose": 0}
+    model, grades = new(), GradES(monitor="transfer", horizon=30, verbose=0)
+    model.fit(x, y, 4, callbacks=[grades, Save()], **arguments)
+    converged_at = int(grades._run.optimizer._state["converged_at"][0])
+    assert 30 < converged_at < 40 < grades.stopped_step < 60
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    resumed = GradES(monitor="transfer", horizon=30, verbose=0)
+    again.fit(x, y, 4, initial_epoch=epoch, callbacks=[resumed], **arguments)
+    assert [c.frozen_at for c in resumed.components] == [
+        c.frozen_at for c in grades.components
+    ]
+    for actual, expected in zip(small.weights(again), small.weights(model)):
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_in_a_custom_loop_horizon_may_be_in_epochs():
+    components = find_components(small.transformer())
+    optimizer = GradESOptimizer(
+        keras.optimizers.SGD(),
+        components,
+        monitor="transfer",
+        horizon=1.5,
+        steps_per_epoch=100,
+        total_steps=1000,
+    )
+    assert optimizer._monitor.part == 25
+    with pytest.raises(ValueError, match="length of an epoch is unknown"):
+        GradESOptimizer(
+            keras.optimizers.SGD(), components, monitor="transfer", horizon=1.5
+        )
