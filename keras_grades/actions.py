@@ -9,15 +9,15 @@ import numbers
 import numpy as np
 from keras import ops
 
-# More steps than any run has, and few enough for an int32.
-NEVER = 2**30
+# An annealing of more steps than any run has; a step can be added to it.
+ENDLESS = 2**30
 # The lowest block settles at this share of an annealing for all, the highest
 # at its end. By then most of what the annealing moves has been moved.
 FIRST_AT_REST = 0.5
 
 
-class Freeze:
-    """A component is frozen at the step at which it converges."""
+class Action:
+    """Says how components come to rest."""
 
     def rate(self, state, step):
         """The share of the learning rate at which a step is taken.
@@ -54,11 +54,18 @@ class Freeze:
         Returns:
             Boolean tensor of shape `(n,)`.
         """
+        raise NotImplementedError
+
+
+class Freeze(Action):
+    """A component is frozen at the step at which it converges."""
+
+    def is_at_rest(self, converged_at, step):
         del step
         return converged_at > 0
 
 
-class Settle(Freeze):
+class Settle(Action):
     """The learning rate falls linearly to 0, and blocks freeze one by one.
 
     For components that converge together. All that is trained settles with
@@ -83,7 +90,7 @@ class Settle(Freeze):
 
     def rate(self, state, step):
         converged_at = ops.max(state["converged_at"])
-        return share_of_update(converged_at, 0, step, self.cooldown)
+        return share_left(converged_at, step, self.cooldown)
 
     def is_at_rest(self, converged_at, step):
         steps = cooldown_steps(converged_at, self.cooldown)
@@ -94,7 +101,7 @@ class Settle(Freeze):
         return ops.logical_and(converged_at > 0, since >= steps)
 
 
-class Anneal(Freeze):
+class Anneal(Action):
     """Updates shrink linearly from convergence on; then it is frozen.
 
     As FreezeOut (Brock et al., 2017) anneals the learning rate of each layer,
@@ -109,43 +116,38 @@ class Anneal(Freeze):
         self.cooldown = cooldown
 
     def share(self, state, step):
-        return share_of_update(
-            state["converged_at"], state["frozen_at"], step, self.cooldown
-        )
+        share = share_left(state["converged_at"], step, self.cooldown)
+        # A checkpoint may know no cooldown, or another one.
+        return ops.where(state["frozen_at"] > 0, 0.0, share)
 
     def is_at_rest(self, converged_at, step):
         steps = cooldown_steps(converged_at, self.cooldown)
         return ops.logical_and(converged_at > 0, step - converged_at >= steps)
 
 
-def share_of_update(converged_at, frozen_at, step, cooldown):
-    """The share of its update that each component takes at a step.
+def share_left(converged_at, step, cooldown):
+    """The share of an update that is taken at a step.
 
-    All of it until it has converged; then it falls linearly, and is 0 from
-    the step after it has cooled down.
+    All of it until a component has converged; then it falls linearly, and is
+    0 from the step after it has cooled down.
 
     Args:
-        converged_at: Integer tensor of shape `(n,)`, before this step.
-        frozen_at: Integer tensor of shape `(n,)`, before this step. It may be
-            of a checkpoint that knows no cooldown, or another one.
+        converged_at: Integer tensor of any shape, before this step.
         step: Integer scalar, this step.
         cooldown: As in `Anneal`.
 
     Returns:
-        Float tensor of shape `(n,)`.
+        Float tensor of the same shape.
     """
     since = ops.cast(step - converged_at, "float32")
     steps = cooldown_steps(converged_at, cooldown)
     left = ops.maximum(1 - since / ops.cast(steps + 1, "float32"), 0.0)
-    is_frozen = ops.greater(frozen_at, 0)
-    left = ops.where(is_frozen, 0.0, left)
-    has_begun = ops.logical_or(converged_at > 0, is_frozen)
-    return ops.where(has_begun, left, 1.0)
+    return ops.where(converged_at > 0, left, 1.0)
 
 
 def cooldown_steps(converged_at, cooldown):
     """How long each component cools down, in steps."""
     if isinstance(cooldown, numbers.Integral):
-        return min(int(cooldown), NEVER)
+        return min(int(cooldown), ENDLESS)
     steps = cooldown * ops.cast(converged_at, "float32")
-    return ops.cast(ops.floor(ops.minimum(steps, float(NEVER))), "int32")
+    return ops.cast(ops.floor(ops.minimum(steps, float(ENDLESS))), "int32")

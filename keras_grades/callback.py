@@ -21,7 +21,6 @@ from keras_grades.keras_internals import saving
 from keras_grades.monitors import Monitor
 from keras_grades.optimizer import GradESOptimizer
 from keras_grades.policy import FreezePolicy
-from keras_grades.policy import Outlook
 from keras_grades.rebuild.costs import StepWork
 from keras_grades.rebuild.costs import parameters_of
 from keras_grades.rebuild.decision import Rebuilds
@@ -252,8 +251,7 @@ class GradES(keras.callbacks.Callback):
             optimizer.gradient_accumulation_steps or 1,
         )
         found = select(model, self._selection)
-        outlook = Outlook(plan.steps(), plan.steps_per_epoch)
-        components = self.policy.resolve(found, outlook).components
+        components, _ = self.policy.thresholds(found)
         followers = []
         if self.truncate_backward:
             followers = find_followers(model, components)
@@ -381,14 +379,14 @@ class GradES(keras.callbacks.Callback):
             return self._report
         return FreezeReport(
             components=run.components,
-            tau=run.optimizer.tau.tolist(),
+            tau=run.optimizer.rule.tau.tolist(),
             trace=run.trace.as_dict(),
             steps=run.trace.step,
             total_steps=run.total_steps,
             stopped_step=run.stopped_step,
             settings={
                 **self.policy.settings(),
-                "grace_steps": run.optimizer.grace_steps,
+                "grace_steps": run.optimizer.rule.grace_steps,
                 "max_frozen_ratio": self.max_frozen_ratio,
                 "recompile": self.recompile,
                 "truncate_backward": self.truncate_backward,

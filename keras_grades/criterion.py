@@ -18,7 +18,22 @@ NEVER = np.iinfo("int32").max
 
 
 class Criterion:
-    """Says at which step each of n components has converged."""
+    """Says at which step each of n components has converged.
+
+    Attributes:
+        deadline: Integer, the step at which all converge at the latest, or
+            `None`.
+    """
+
+    deadline: int | None = None
+
+    def first_step(self, first_measured: int) -> int:
+        """The first step at which a component can converge.
+
+        Args:
+            first_measured: Integer, the first step with a statistic.
+        """
+        return first_measured
 
     def init(self, n: int) -> dict[str, StateSpec]:
         """Declares the state; `"converged_at"` must be in it."""
@@ -58,6 +73,9 @@ class Threshold(Criterion):
         self.patience = patience
         self.grace_steps = grace_steps
 
+    def first_step(self, first_measured):
+        return max(self.grace_steps, first_measured + self.patience)
+
     def init(self, n):
         return {
             "below": StateSpec((n,), "int32"),
@@ -78,7 +96,7 @@ class Threshold(Criterion):
         return updated_where(is_measured, new, state)
 
 
-class Together(Criterion):
+class Together(Threshold):
     """All components converge at one step, by the mean of their statistics.
 
     They do when that mean has been below tau on `patience + 1` steps in a
@@ -92,15 +110,12 @@ class Together(Criterion):
     """
 
     def __init__(self, patience, grace_steps, deadline=None):
-        self.patience = patience
-        self.grace_steps = grace_steps
-        self.deadline = deadline or NEVER
+        super().__init__(patience, grace_steps)
+        self.deadline = deadline
 
-    def init(self, n):
-        return {
-            "below": StateSpec((n,), "int32"),
-            "converged_at": StateSpec((n,), "int32"),
-        }
+    def first_step(self, first_measured):
+        first = super().first_step(first_measured)
+        return first if self.deadline is None else min(first, self.deadline)
 
     def update(self, state, statistic, is_measured, step, tau):
         margin = ops.where(is_measured, statistic - tau, 0.0)
@@ -115,10 +130,11 @@ class Together(Criterion):
             patience=self.patience,
         )
         # Where nothing is measured the mean is 0, which is not below it.
-        is_late = ops.logical_and(
-            ops.greater_equal(step, self.deadline), ops.equal(converged_at, 0)
-        )
-        converged_at = ops.where(is_late, step, converged_at)
+        if self.deadline is not None:
+            is_late = ops.logical_and(
+                step >= self.deadline, ops.equal(converged_at, 0)
+            )
+            converged_at = ops.where(is_late, step, converged_at)
         return {"below": below, "converged_at": converged_at}
 
 
@@ -160,6 +176,9 @@ class Prescribed(Criterion):
 
     def __init__(self, steps):
         self.steps = [int(step) for step in steps]
+
+    def first_step(self, first_measured):
+        return min((s for s in self.steps if s), default=NEVER)
 
     def init(self, n):
         if len(self.steps) != n:

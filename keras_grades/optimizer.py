@@ -4,30 +4,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_grades import checkpoint
 from keras_grades import compatibility
 from keras_grades import masking
-from keras_grades import trace
 from keras_grades import validation
 from keras_grades.actions import Anneal
 from keras_grades.component import Component
 from keras_grades.component import Followers
 from keras_grades.groups import Groups
 from keras_grades.keras_internals import optimizers
-from keras_grades.monitors import GO_BY_RATE
-from keras_grades.monitors import UNDEFINED
-from keras_grades.monitors import StateSpec
 from keras_grades.monitors import try_out
 from keras_grades.monitors.sample import has_gradient
+from keras_grades.outlook import Outlook
 from keras_grades.policy import FreezePolicy
-from keras_grades.policy import Outlook
-from keras_grades.schedules import decays
-from keras_grades.schedules import last_rise
 from keras_grades.state import State
-from keras_grades.state import updated_where
 from keras_grades.wrapper import OptimizerWrapper
 
 
@@ -107,8 +99,7 @@ class GradESOptimizer(OptimizerWrapper):
     # Own attributes, whatever the wrapped optimizer has of these names.
     components: tuple[Component, ...] = ()
     followers: tuple[Followers, ...] = ()
-    grace_steps = policy = tau = total_steps = None
-    deadline = first_freeze = steps_per_epoch = None
+    policy = rule = total_steps = steps_per_epoch = None
 
     def __init__(
         self,
@@ -145,17 +136,13 @@ class GradESOptimizer(OptimizerWrapper):
             read_ahead: Integer, up to which the learning rate is read.
                 Defaults to `total_steps`.
         """
-        outlook = self._outlook(total_steps, read_ahead or total_steps)
-        resolved = self.policy.resolve(self.components, outlook)
+        outlook = Outlook(total_steps, self.steps_per_epoch)
+        if self.policy.goes_by_rate:
+            schedules = optimizers.schedules_of(self.inner_optimizer)
+            outlook = outlook.with_rates(schedules, read_ahead or total_steps)
         self.total_steps = total_steps
-        self.components = tuple(resolved.components)
-        self.tau = resolved.tau
-        self.grace_steps = resolved.grace_steps
-        self.first_freeze = resolved.first_freeze
-        self.deadline = resolved.deadline
-        self._monitor = resolved.monitor
-        self._criterion = resolved.criterion
-        self._action = resolved.action
+        self.rule = self.policy.resolve(self.components, outlook)
+        self.components = self.rule.components
 
     def extend(self, total_steps):
         """Plans for more updates than at first.
@@ -170,20 +157,9 @@ class GradESOptimizer(OptimizerWrapper):
         Returns:
             Boolean, whether a step that was compiled before is out of date.
         """
-        grace_steps = self.grace_steps
+        grace_steps = self.rule.grace_steps
         self.plan(self.total_steps, read_ahead=total_steps)
-        return self.grace_steps != grace_steps
-
-    def _outlook(self, total_steps, read_ahead):
-        known = total_steps, self.steps_per_epoch
-        if not read_ahead or self.policy.monitor not in GO_BY_RATE:
-            return Outlook(*known)
-        schedules = optimizers.schedules_of(self.inner_optimizer)
-        return Outlook(
-            *known,
-            max((last_rise(s, read_ahead) for s in schedules), default=0),
-            any(decays(s, read_ahead) for s in schedules),
-        )
+        return self.rule.grace_steps != grace_steps
 
     @optimizers.no_automatic_dependency_tracking
     def build(self, variables):
@@ -197,7 +173,7 @@ class GradESOptimizer(OptimizerWrapper):
         groups = self.components + self.followers
         for group in groups:
             _bind(group, variables)
-        anneals = isinstance(self._action, Anneal)
+        anneals = isinstance(self.rule.action, Anneal)
         if anneals:
             compatibility.check_can_anneal(self.inner_optimizer, variables)
         compatibility.check_holds_components(groups, variables)
@@ -213,20 +189,12 @@ class GradESOptimizer(OptimizerWrapper):
         self.narrow(variables)
 
     def _create_state(self):
-        n = len(self.components)
-        own = {
-            "statistic": StateSpec((n,)),
-            **self._criterion.init(n),
-            "frozen_at": StateSpec((n,), "int32"),
-            "trace": StateSpec((trace.ROWS, n)),
-        }
-        declared = self._monitor.init(self.components)
+        own, of_monitor = self.rule.of_rule, self.rule.of_monitor
         if not isinstance(self.policy.monitor, str):
             taken = {*own, *checkpoint.NAMES}
-            try_out(self._monitor, declared, taken, self.components)
-        self._declared = tuple(declared)
+            try_out(self.rule.monitor, of_monitor, taken, self.components)
         self._state = State(
-            {**own, **declared}, self.components, self.add_variable
+            {**own, **of_monitor}, self.components, self.add_variable
         )
 
     def apply(self, grads, trainable_variables=None):
@@ -237,31 +205,33 @@ class GradESOptimizer(OptimizerWrapper):
             trainable_variables: List of `keras.Variable`. Defaults to those
                 that the optimizer was built with.
         """
-        grads = list(grads)
+        grads, rule = list(grads), self.rule
         variables = self._variables_to_train(trainable_variables)
         gradients, tracked = self._tracked(grads, variables)
         # Before the update, which counts the batches that it accumulates.
         is_update = optimizers.is_update_step(self.inner_optimizer)
-        state = {**self._state.tensors(tracked), "step": self._this_step()}
+        step = ops.cast(self.own_iterations, "int32") + 1
+        state = {**self._state.tensors(tracked), "step": step}
 
-        carry = self._measure_before(state, gradients, tracked)
+        carry = rule.before(state, gradients, tracked)
+        share = rule.action.share(state, step)
         held, grads = masking.hold(
             grads,
             variables,
             self._groups,
             frozen=self._groups.frozen(state["frozen_at"] > 0),
-            share=self._share(state),
+            share=None if share is None else self._groups.share(share),
             zero=optimizers.gradients_reach_others(self.inner_optimizer),
         )
-        rate = self._action.rate(state, state["step"])
+        rate = rule.action.rate(state, step)
         with optimizers.scaled_learning_rate(self.inner_optimizer, rate):
             self.inner_optimizer.apply(grads, variables)
         if held is not None:
             # Frozen ones are measured, too, so before they are put back.
-            statistic, measured = self._measure_after(state, carry, tracked)
+            measured = rule.after(state, carry, tracked)
             masking.put_back(held)
-            new = self._decide(
-                state, statistic, measured, has_gradient(gradients, tracked)
+            new = rule.decide(
+                state, *measured, has_gradient(gradients, tracked)
             )
             self._state.assign(new, tracked, is_update)
             self._keep_averages(held)
@@ -289,51 +259,6 @@ class GradESOptimizer(OptimizerWrapper):
         ]
         return gradients, tracked
 
-    def _measure_before(self, state, gradients, tracked):
-        """What the monitor hands on to `_measure_after`."""
-        if any(tracked):
-            own = self._of_monitor(state)
-            return self._monitor.before(own, gradients, tracked)
-        return None
-
-    def _measure_after(self, state, carry, tracked):
-        """The statistic, and the new state of the monitor."""
-        if not any(tracked):
-            return np.full(len(tracked), UNDEFINED, "float32"), {}
-        own = self._of_monitor(state)
-        statistic, new = self._monitor.after(own, carry, tracked)
-        return statistic, {name: new[name] for name in self._declared}
-
-    def _of_monitor(self, state):
-        return {name: state[name] for name in ("step", *self._declared)}
-
-    def _share(self, state):
-        """The share of its update that each group takes, `None` if all."""
-        share = self._action.share(state, state["step"])
-        return None if share is None else self._groups.share(share)
-
-    def _decide(self, state, statistic, of_monitor, has_gradient):
-        """What has converged, and what freezes: the new state."""
-        step, frozen_at = state["step"], state["frozen_at"]
-        is_measured = ops.logical_and(
-            has_gradient, ops.not_equal(statistic, UNDEFINED)
-        )
-        tau = ops.convert_to_tensor(self.tau)
-        new = self._criterion.update(state, statistic, is_measured, step, tau)
-        is_active = ops.equal(frozen_at, 0)
-        freezes = ops.logical_and(
-            is_active, self._action.is_at_rest(new["converged_at"], step)
-        )
-        is_recorded = ops.logical_and(is_active, is_measured)
-        recorded = ops.where(is_recorded, statistic, UNDEFINED)
-        return {
-            **updated_where(has_gradient, of_monitor, state),
-            **new,
-            "frozen_at": ops.where(freezes, step, frozen_at),
-            "statistic": ops.where(is_recorded, statistic, state["statistic"]),
-            "trace": trace.with_row(state["trace"], step, recorded),
-        }
-
     def _keep_averages(self, held):
         """The moving average of what does not move is its value."""
         averages = optimizers.averages(self.inner_optimizer, held.variables)
@@ -346,9 +271,6 @@ class GradESOptimizer(OptimizerWrapper):
     def _frozen_groups(self):
         frozen = ops.convert_to_tensor(self.frozen_at) > 0
         return self._groups.frozen(frozen)
-
-    def _this_step(self):
-        return ops.cast(self.own_iterations, "int32") + 1
 
     def _count_step(self, is_update):
         # True, and known only when the step has been decided: where data of
@@ -452,7 +374,7 @@ class GradESOptimizer(OptimizerWrapper):
     def get_config(self):
         return {
             **self.policy.get_config(),
-            "tau": [float(tau) for tau in self.tau],
+            "tau": [float(tau) for tau in self.rule.tau],
             "inner_optimizer": keras.saving.serialize_keras_object(
                 self.inner_optimizer
             ),

@@ -4,13 +4,13 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from keras_grades import monitors
 from keras_grades import validation
+from keras_grades.actions import Action
 from keras_grades.actions import Anneal
 from keras_grades.actions import Freeze
 from keras_grades.actions import Settle
@@ -19,7 +19,8 @@ from keras_grades.criterion import Criterion
 from keras_grades.criterion import Threshold
 from keras_grades.criterion import Together
 from keras_grades.monitors import Monitor
-from keras_grades.monitors import Transfer
+from keras_grades.outlook import Outlook
+from keras_grades.rule import Rule
 
 # The monitor when there is no tau of one's own, and when there is.
 AUTO, PAPER = "relative_change", "gradient"
@@ -34,47 +35,6 @@ OF_PAPER = {"alpha": 0.5, "patience": 0, "cooldown": 0}
 # Without `horizon` the monitor reaches over two epochs, but over no more than
 # this share of the plan; where neither is known, over so many steps.
 EPOCHS, SHARE_OF_PLAN, STEPS = 2, 0.5, 500
-
-
-class ResolvedPolicy(NamedTuple):
-    """A policy for certain components and a certain number of steps.
-
-    Attributes:
-        components: List of n `Component`, those that have a threshold.
-        tau: Float array of shape `(n,)`.
-        monitor: `Monitor`.
-        criterion: `Criterion`.
-        action: `Freeze`, `Anneal` or `Settle`.
-        grace_steps: Integer, the first step that may freeze.
-        first_freeze: Integer, the same, with what the criterion waits for.
-        deadline: Integer, the step at which all converges at the latest, or
-            `None`.
-    """
-
-    components: list[Component]
-    tau: np.ndarray
-    monitor: Monitor
-    criterion: Criterion
-    action: Freeze
-    grace_steps: int
-    first_freeze: int
-    deadline: int | None
-
-
-class Outlook(NamedTuple):
-    """What is known of a run before its first step.
-
-    Attributes:
-        total_steps: Integer, the planned steps, or `None` if unknown.
-        steps_per_epoch: Integer, or `None` if unknown.
-        last_rise: Integer, the last step at which the learning rate rises.
-        decays: Boolean, whether the learning rate decays by itself.
-    """
-
-    total_steps: int | None
-    steps_per_epoch: int | None = None
-    last_rise: int = 0
-    decays: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,26 +71,35 @@ class FreezePolicy:
         for name in OF_PAPER:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, defaults[name])
-        if not self._has_tau_of_monitor(defaults):
-            validation.check_tau(self.tau)
+        lowest = -1 if self._is_by_transfer else 0  # A cosine; a norm.
+        validation.check_tau(self.tau, above=lowest)
         validation.check_alpha(self.alpha)
         validation.check_choice("norm", self.norm, monitors.NORMS)
         if self.patience is not None:
             validation.check_integer("patience", self.patience, at_least=0)
+        if self.horizon is not None and not self._is_by_transfer:
+            raise ValueError(
+                '`horizon` belongs to `monitor="transfer"`. Leave it out, or '
+                f"use that monitor. Received: horizon={self.horizon!r}, "
+                f"monitor={self.monitor!r}"
+            )
         validation.check_horizon(self.horizon)
         validation.check_cooldown(self.cooldown)
 
-    def _has_tau_of_monitor(self, defaults):
-        """Whether each tau is the default, which need not be positive."""
-        if isinstance(self.tau, (dict, str)) or "tau" not in defaults:
-            return False
-        return all(np.ravel(np.equal(self.tau, defaults["tau"])))
+    @property
+    def goes_by_rate(self):
+        """Boolean, whether what the monitor sees follows the learning rate."""
+        return self.monitor in monitors.GO_BY_RATE
+
+    @property
+    def _is_by_transfer(self):
+        return self.monitor == "transfer"
 
     def resolve(
         self,
         components: Sequence[Component],
         outlook: Outlook,
-    ) -> ResolvedPolicy:
+    ) -> Rule:
         """Applies the policy to a model and a plan.
 
         Args:
@@ -139,43 +108,45 @@ class FreezePolicy:
                 for its last rise.
 
         Returns:
-            `ResolvedPolicy`.
+            `Rule`.
 
         Raises:
             ValueError: If a pattern of `tau` matches no component, or `alpha`
                 or `horizon` is a share of an unknown number of steps.
         """
-        tracked, tau = self._thresholds(list(components))
+        tracked, tau = self.thresholds(components)
         grace_steps = self._grace_steps(outlook.total_steps)
-        if self.monitor in monitors.GO_BY_RATE:
+        if self.goes_by_rate:
             grace_steps = max(grace_steps, outlook.last_rise)
-        horizon = self._horizon_steps(outlook), self.horizon is None
-        monitor = monitors.get(self.monitor, self.norm, horizon)
-        deadline = None
-        criterion: Criterion
-        action: Freeze
-        if isinstance(monitor, Transfer) and self.criterion is None:
-            patience = monitor.part if self.patience is None else self.patience
-            deadline = self._deadline(outlook, grace_steps)
-            criterion = Together(patience, grace_steps, deadline)
-            action = Settle(self.cooldown, [c.block for c in tracked])
-            first_freeze = max(grace_steps, monitor.first_step + patience)
-            first_freeze = min(first_freeze, deadline or first_freeze)
+        if self._is_by_transfer and self.criterion is None:
+            parts = self._together(tracked, outlook, grace_steps)
         else:
-            patience = self.patience or 0
-            criterion = self.criterion or Threshold(patience, grace_steps)
-            action = Anneal(self.cooldown) if self.cooldown else Freeze()
-            first_freeze = max(grace_steps, patience + 1)
-        return ResolvedPolicy(
-            components=tracked,
-            tau=tau,
-            monitor=monitor,
-            criterion=criterion,
-            action=action,
-            grace_steps=grace_steps,
-            first_freeze=first_freeze,
-            deadline=deadline,
+            parts = self._one_by_one(outlook, grace_steps)
+        monitor, criterion, action = parts
+        return Rule(
+            tuple(tracked), tau, monitor, criterion, action, grace_steps
         )
+
+    def _one_by_one(self, outlook, grace_steps):
+        """Each component converges, and comes to rest, by itself."""
+        criterion: Criterion = Threshold(self.patience or 0, grace_steps)
+        action: Action = Anneal(self.cooldown) if self.cooldown else Freeze()
+        return self._monitor(outlook), self.criterion or criterion, action
+
+    def _together(self, components, outlook, grace_steps):
+        """All converge at one step, and the learning rate falls for all."""
+        monitor = self._monitor(outlook)
+        patience = monitor.part if self.patience is None else self.patience
+        deadline = self._deadline(outlook, grace_steps)
+        criterion = Together(patience, grace_steps, deadline)
+        action = Settle(self.cooldown, [c.block for c in components])
+        return monitor, criterion, action
+
+    def _monitor(self, outlook):
+        horizon = None
+        if self._is_by_transfer:
+            horizon = self._horizon_steps(outlook), self.horizon is None
+        return monitors.get(self.monitor, self.norm, horizon)
 
     def _horizon_steps(self, outlook):
         total_steps, epoch = outlook.total_steps, outlook.steps_per_epoch
@@ -206,8 +177,16 @@ class FreezePolicy:
             deadline = int(total_steps / (1 + self.cooldown))
         return max(1, deadline, grace_steps)
 
-    def _thresholds(self, components):
-        """The components that have a tau, and a float32 array of these."""
+    def thresholds(self, components):
+        """The components that have a threshold, and these.
+
+        Args:
+            components: Sequence of `Component`.
+
+        Returns:
+            List of n `Component`, and a float32 array of shape `(n,)`.
+        """
+        components = list(components)
         if isinstance(self.tau, dict):
             return _match_patterns(self.tau, components)
         tau = np.broadcast_to(np.float32(self.tau), (len(components),))

@@ -256,7 +256,7 @@ class Run:
 
     def _plan_next_look(self, step):
         next_step = next_look(
-            step, self.total_steps, self.optimizer.grace_steps
+            step, self.total_steps, self.optimizer.rule.grace_steps
         )
         batches = self._plan.batches_per_step * (next_step - step)
         self._next_look = self._batches + batches
@@ -315,7 +315,7 @@ class Run:
             )
         else:
             blocks = len({c.block for c in self.components})
-            first = self.optimizer.first_freeze
+            first = self.optimizer.rule.first_freeze
             when = f"nothing freezes before step {first}{of}"
             if self.total_steps and first > self.total_steps:
                 when = (

@@ -92,7 +92,7 @@ def check_choice(name, value, choices):
         )
 
 
-def check_tau(tau):
+def check_tau(tau, above=0):
     if isinstance(tau, dict):
         if not tau:
             raise ValueError(
@@ -111,9 +111,10 @@ def check_tau(tau):
                 "expression on component names to a positive float, or "
                 f"'auto'. {_received('tau', tau)}"
             )
-        if not (value > 0 and math.isfinite(value)):
+        if not (value > above and math.isfinite(value)):
+            wanted = "positive" if above == 0 else f"greater than {above}"
             raise ValueError(
-                "`tau` must be positive and finite: a component freezes when "
+                f"`tau` must be {wanted} and finite: a component freezes when "
                 f"its statistic falls below it. Received: tau={tau!r}"
             )
 

@@ -11,8 +11,8 @@ import reference
 import small
 
 import keras_grades
+from keras_grades.outlook import Outlook
 from keras_grades.policy import FreezePolicy
-from keras_grades.policy import Outlook
 
 GRACE = 4
 # How what has converged is frozen.

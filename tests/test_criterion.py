@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from keras_grades.criterion import Prescribed
 from keras_grades.criterion import Together
 from keras_grades.monitors import UNDEFINED
+from keras_grades.outlook import Outlook
 from keras_grades.policy import FreezePolicy
-from keras_grades.policy import Outlook
 
 NAN, INF = float("nan"), float("inf")
 

@@ -16,8 +16,8 @@ from keras_grades.criterion import Together
 from keras_grades.monitors.gradient import Gradient
 from keras_grades.monitors.relative_change import RelativeChange
 from keras_grades.monitors.transfer import Transfer
+from keras_grades.outlook import Outlook
 from keras_grades.policy import FreezePolicy
-from keras_grades.policy import Outlook
 
 NAN, INF = float("nan"), float("inf")
 
@@ -45,10 +45,17 @@ NAN, INF = float("nan"), float("inf")
         ({"norm": "l3"}, ValueError, "'mean_l1'"),
         ({"patience": -1}, ValueError, "patience=-1"),
         ({"patience": 1.5}, TypeError, "patience=1.5"),
-        ({"horizon": 0}, ValueError, "horizon=0"),
-        ({"horizon": -0.5}, ValueError, "a float > 0, a number of epochs"),
-        ({"horizon": "2"}, TypeError, "horizon='2' of type str"),
-        ({"horizon": True}, TypeError, "horizon=True"),
+        ({"horizon": 2}, ValueError, "`horizon` belongs to"),
+        ({"monitor": "transfer", "tau": -1}, ValueError, "greater than -1"),
+        *[
+            ({"monitor": "transfer", "horizon": horizon}, error, says)
+            for horizon, error, says in [
+                (0, ValueError, "horizon=0"),
+                (-0.5, ValueError, "a float > 0, a number of epochs"),
+                ("2", TypeError, "horizon='2' of type str"),
+                (True, TypeError, "horizon=True"),
+            ]
+        ],
         ({"cooldown": -1}, ValueError, "cooldown=-1"),
         ({"cooldown": INF}, ValueError, "cooldown=inf"),
         ({"cooldown": "1"}, TypeError, "cooldown='1' of type str"),
@@ -80,7 +87,7 @@ def components(*names):
 
 def thresholds(tau, found):
     resolved = FreezePolicy(tau=tau, alpha=0).resolve(found, Outlook(None))
-    return resolved.components, resolved.tau
+    return list(resolved.components), resolved.tau
 
 
 def test_thresholds_by_pattern():

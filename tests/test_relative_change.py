@@ -258,7 +258,7 @@ def test_auto_in_a_config(monitor):
     assert again.get_config() == optimizer.get_config()
     for name in ("alpha", "patience", "cooldown"):
         assert getattr(again.policy, name) == DEFAULTS[monitor][name]
-    assert again.tau.tolist() == [DEFAULTS[monitor]["tau"]] * 12
+    assert again.rule.tau.tolist() == [DEFAULTS[monitor]["tau"]] * 12
 
 
 def test_auto_takes_other_numbers():

@@ -17,8 +17,8 @@ from keras_grades.monitors import UNDEFINED
 from keras_grades.monitors.transfer import ENTRIES
 from keras_grades.monitors.transfer import LEAST_PART
 from keras_grades.monitors.transfer import Transfer
+from keras_grades.outlook import Outlook
 from keras_grades.policy import FreezePolicy
-from keras_grades.policy import Outlook
 
 SHAPE = (4, 3)
 
@@ -159,14 +159,14 @@ def test_horizon():
 
 
 def test_deadline():
-    assert resolved(300).deadline == 200
-    assert resolved(300, cooldown=1.0).deadline == 150
-    assert resolved(300, cooldown=50).deadline == 250
-    assert resolved(300, alpha=0.9).deadline == 270
-    assert resolved(300, decays=True).deadline is None
-    assert resolved(None).deadline is None
+    assert resolved(300).criterion.deadline == 200
+    assert resolved(300, cooldown=1.0).criterion.deadline == 150
+    assert resolved(300, cooldown=50).criterion.deadline == 250
+    assert resolved(300, alpha=0.9).criterion.deadline == 270
+    assert resolved(300, decays=True).criterion.deadline is None
+    assert resolved(None).criterion.deadline is None
     # A cooldown as long as the plan begins with it.
-    assert resolved(300, cooldown=500).deadline == 1
+    assert resolved(300, cooldown=500).criterion.deadline == 1
 
 
 # In training.
@@ -253,13 +253,13 @@ def test_a_rate_that_decays_has_no_deadline():
     schedule = keras.optimizers.schedules.CosineDecay(1e-5, 60)
     grades = GradES(monitor="transfer", verbose=0)
     fit(compiled(keras.optimizers.Adam(schedule)), grades, 20, 3)
-    assert grades._run.optimizer.deadline is None
+    assert grades._run.optimizer.rule.criterion.deadline is None
     warm_up = keras.optimizers.schedules.PiecewiseConstantDecay(
         [30], [1e-6, 1e-5]
     )
     grades = GradES(monitor="transfer", verbose=0)
     fit(compiled(keras.optimizers.Adam(warm_up)), grades, 20, 3)
-    assert grades._run.optimizer.deadline == 40
+    assert grades._run.optimizer.rule.criterion.deadline == 40
 
 
 @pytest.mark.parametrize(
@@ -353,8 +353,28 @@ def test_in_a_custom_loop_horizon_may_be_in_epochs():
         steps_per_epoch=100,
         total_steps=1000,
     )
-    assert optimizer._monitor.part == 25
+    assert optimizer.rule.monitor.part == 25
     with pytest.raises(ValueError, match="length of an epoch is unknown"):
         GradESOptimizer(
             keras.optimizers.SGD(), components, monitor="transfer", horizon=1.5
         )
+
+
+def test_a_later_rise_of_the_rate_leaves_the_monitor_ready():
+    """`extend` applies the policy once more, to an optimizer that is built."""
+    model = small.transformer(blocks=1)
+    rise = keras.optimizers.schedules.PiecewiseConstantDecay([50], [1e-5, 1e-4])
+    optimizer = GradESOptimizer(
+        keras.optimizers.SGD(rise),
+        find_components(model),
+        monitor="transfer",
+        horizon=30,
+        total_steps=40,
+    )
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    assert optimizer.extend(100)
+    gradients = [keras.ops.ones(v.shape) for v in variables]
+    for _ in range(2):
+        optimizer.apply(gradients, variables)
+    assert int(optimizer.own_iterations) == 2

@@ -71,7 +71,13 @@ class Monitor:
 
     callback = keras_grades.GradES(tau=0.01, monitor=MeanGradient())
     ```
+
+    Attributes:
+        first_step: Integer, the first step at which there can be a statistic.
+            Defaults to `1`.
     """
+
+    first_step: int = 1
 
     def init(self, components: Sequence[Component]) -> dict[str, StateSpec]:
         """Declares the state.

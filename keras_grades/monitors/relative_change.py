@@ -18,6 +18,7 @@ from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
 from keras_grades.monitors.base import flatten
 from keras_grades.monitors.base import sum_by_component
+from keras_grades.monitors.sample import of_matrices
 from keras_grades.monitors.sample import sample
 
 # The last steps are twenty, or this share of all, if that is more.
@@ -114,5 +115,4 @@ def relative(sizes, moves, log_mean, deviation):
 
 
 def _matrices(variables):
-    """A bias moves with its matrix, and is left out."""
-    return tuple(v for v in variables if len(v.shape) > 1) or variables
+    return tuple(variables[i] for i in of_matrices(variables))

@@ -8,7 +8,7 @@ from keras import ops
 from keras_grades.monitors.base import flatten
 from keras_grades.monitors.base import sum_by_component
 
-# About this many entries of a variable.
+# So many entries of a variable at most.
 SAMPLE = 1024
 
 
@@ -36,6 +36,12 @@ def grid(shape, entries=SAMPLE):
         steps[axis] = max(1, math.ceil(shape[axis] / wanted))
         left //= max(1, len(range(0, shape[axis], steps[axis])))
     return tuple(slice(None, None, steps[a]) for a in range(len(shape)))
+
+
+def of_matrices(variables):
+    """The places of a component's matrices; a bias moves with its matrix."""
+    places = [i for i, v in enumerate(variables) if len(v.shape) > 1]
+    return places or list(range(len(variables)))
 
 
 def has_gradient(gradients, variables):

@@ -19,9 +19,10 @@ from keras import ops
 from keras_grades.monitors.base import UNDEFINED
 from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
+from keras_grades.monitors.sample import of_matrices
 from keras_grades.monitors.sample import sample
 
-# About this many entries stand for a component.
+# So many entries at most stand for a component.
 ENTRIES = 256
 # The horizon has this many parts. Fewer steps in one than these are noise.
 PARTS, LEAST_PART = 6, 5
@@ -59,11 +60,7 @@ class Transfer(Monitor):
     def __init__(self, horizon, adapts=False):
         self.part = max(LEAST_PART, horizon // PARTS)
         self.adapts = adapts
-
-    @property
-    def first_step(self):
-        """Integer, the first step with a statistic."""
-        return self.part * PARTS
+        self.first_step = self.part * PARTS
 
     def init(self, components):
         n = len(components)
@@ -179,14 +176,13 @@ def _samples(tensors, variables):
 
 
 def _row(tensors, variables):
-    matrices = [
-        (t, v.shape) for t, v in zip(tensors, variables) if len(v.shape) > 1
-    ] or [(t, v.shape) for t, v in zip(tensors, variables)]
-    if not matrices:
+    kept = of_matrices(variables)
+    if not kept:
         return ops.zeros((ENTRIES,), "float32")
+    share = ENTRIES // len(kept)
     parts = [
-        ops.reshape(sample(t, shape, ENTRIES // len(matrices)), (-1,))
-        for t, shape in matrices
+        ops.reshape(sample(tensors[i], variables[i].shape, share), (-1,))
+        for i in kept
     ]
     row = ops.cast(ops.concatenate(parts), "float32")
     return ops.pad(row, (0, ENTRIES - row.shape[0]))

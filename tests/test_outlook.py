@@ -8,7 +8,8 @@ from keras.optimizers import schedules
 import keras_grades
 from keras_grades import GradES
 from keras_grades.keras_internals.optimizers import schedules_of
-from keras_grades.schedules import last_rise
+from keras_grades.outlook import last_rise
+from keras_grades.outlook import read_schedule
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ from keras_grades.schedules import last_rise
     ],
 )
 def test_last_rise(schedule, expected):
-    assert last_rise(schedule, 100) == expected
+    assert last_rise(*read_schedule(schedule, 100)) == expected
     rates = [float(schedule(step)) for step in range(100)]
     by_eye = [s for s in range(1, 100) if rates[s] > rates[s - 1] + 1e-4]
     assert expected == (by_eye[-1] + 1 if by_eye else 0)
@@ -36,7 +37,7 @@ def test_last_rise(schedule, expected):
 
 def test_a_long_run_is_read_in_part():
     schedule = schedules.CosineDecayRestarts(0.1, 30_000)
-    found = last_rise(schedule, 100_000)
+    found = last_rise(*read_schedule(schedule, 100_000))
     assert 90_000 <= found <= 90_000 + 100_000 / 500
 
 
@@ -54,7 +55,7 @@ class Counted(schedules.CosineDecayRestarts):
 def test_a_schedule_is_traced_and_not_called_for_each_step():
     """On JAX each call of one that branches compiles, for 0.2 s."""
     schedule = Counted(0.1, 30)
-    assert last_rise(schedule, 100) == 91
+    assert last_rise(*read_schedule(schedule, 100)) == 91
     assert schedule.calls <= 3
 
 
@@ -69,9 +70,9 @@ def test_a_schedule_is_read_only_for_a_monitor_that_goes_by_the_rate():
             optimizer, components, *tau, alpha=2, total_steps=100
         )
 
-    assert wrap(1.0).grace_steps == 2
+    assert wrap(1.0).rule.grace_steps == 2
     assert not schedule.calls
-    assert wrap().grace_steps == 91
+    assert wrap().rule.grace_steps == 91
 
 
 def test_schedules_of_an_optimizer():
@@ -121,4 +122,4 @@ def test_the_rule_of_the_paper_does_not_go_by_the_rate():
         alpha=7,
         total_steps=200,
     )
-    assert optimizer.grace_steps == 7
+    assert optimizer.rule.grace_steps == 7
