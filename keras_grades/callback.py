@@ -115,7 +115,7 @@ class GradES(keras.callbacks.Callback):
             steps, or a float, a number of epochs. By default two epochs, or
             one where the weights have moved by less than 6% of their norm, as
             in fine-tuning; half of the planned steps, if that is less; 500
-            steps where neither is known. Other monitors do not use it.
+            steps where neither is known. Other monitors refuse it.
             Defaults to `None`.
         cooldown: Length of the annealing before a component freezes: an
             integer, a number of steps, or a float, a multiple of the step at
