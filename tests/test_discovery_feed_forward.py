@@ -111,6 +111,55 @@ def test_model_without_blocks_lists_its_layers(kind):
         assert f"{number} {first}" in str(raised.value)
 
 
+class ConvolutionBlock(layers.Layer):
+    """As in FastSpeech: the feed-forward network mixes neighbours, too."""
+
+    def __init__(self, up, down, held=None):
+        super().__init__()
+        self.attention = layers.MultiHeadAttention(2, WIDTH // 2)
+        self.up, self.down, self.held = up, down, held
+        self.norm = layers.LayerNormalization()
+
+    def call(self, x):
+        x = self.norm(x + self.attention(x, x))
+        if self.held is not None:
+            x = x + self.held(x)
+        return x + self.down(self.up(x))
+
+
+def convolution(units, size):
+    return layers.Conv1D(units, size, padding="same")
+
+
+@pytest.mark.parametrize(("up", "down"), [(3, 3), (9, 1), (1, 3)])
+def test_convolutions_as_a_feed_forward_network(up, down):
+    def functional(x):
+        y = layers.MultiHeadAttention(2, WIDTH // 2)(x, x)
+        x = layers.LayerNormalization()(x + y)
+        y = convolution(20, up)(x)
+        return x + convolution(WIDTH, down)(y)
+
+    def roles(block):
+        x = keras.Input((LENGTH, WIDTH))
+        model = keras.Model(x, layers.Dense(2)(layers.Flatten()(block(x))))
+        return [c.role for c in find_components(model)]
+
+    block = ConvolutionBlock(convolution(20, up), convolution(WIDTH, down))
+    expected = ["query", "key", "value", "attention_output"]
+    expected += ["ffn_up", "ffn_down"]
+    assert roles(block) == roles(functional) == expected
+
+
+def test_convolutions_beside_a_feed_forward_network():
+    """As in a Conformer, they are no part of it."""
+    network = keras.Sequential([layers.Dense(20), layers.Dense(WIDTH)])
+    block = ConvolutionBlock(convolution(24, 3), convolution(WIDTH, 3), network)
+    components = find_components(subclassed([block]))
+    assert found_parts(components)[4:] == noted_parts(
+        [("ffn_up", network.layers[0]), ("ffn_down", network.layers[1])]
+    )
+
+
 @pytest.mark.parametrize("hidden", [4, 16])
 @pytest.mark.parametrize("kind", ["BatchNormalization", "LayerNormalization"])
 def test_what_normalizes_over_the_batch_is_no_block(kind, hidden):

@@ -5,6 +5,7 @@ import collections
 from keras_grades.discovery.attention import attention_roles
 from keras_grades.discovery.attention import is_pooler
 from keras_grades.discovery.attention import one_by_one
+from keras_grades.discovery.feed_forward import convolution_roles
 from keras_grades.discovery.feed_forward import feed_forward_roles
 from keras_grades.discovery.feed_forward import is_adapter
 from keras_grades.discovery.feed_forward import is_bottleneck
@@ -151,13 +152,18 @@ class Blocks:
             if role in ("query", "qkv")
         }
         parts = list(self._walk_without_attention(node))
-        return [n for p in parts for n in self._networks(p, widths)]
+        found = [n for p in parts for n in self._networks(p, widths)]
+        return found or [
+            n for p in parts for n in convolution_roles(self._free(p), widths)
+        ]
 
     def _networks(self, node, widths):
-        others = [m for m in node.direct_matrices if m not in self._used]
         if node in self._graphs:
-            return self._graphs[node].feed_forward_roles(others)
-        return feed_forward_roles(others, widths or None)
+            return self._graphs[node].feed_forward_roles(self._free(node))
+        return feed_forward_roles(self._free(node), widths or None)
+
+    def _free(self, node):
+        return [m for m in node.direct_matrices if m not in self._used]
 
     def _walk_without_attention(self, node):
         yield node

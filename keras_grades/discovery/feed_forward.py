@@ -23,7 +23,8 @@ def feed_forward_roles(matrices, widths=None):
     """The role of each matrix that is part of a feed-forward network.
 
     Args:
-        matrices: List of `Matrix` that one layer holds, in order.
+        matrices: List of `Matrix` that one layer holds, in order. Those that
+            mix neighbours, too, are left out.
         widths: Set of integers, the widths that attention reads. A network
             that starts at one of them comes first. Defaults to `None`, any.
 
@@ -34,6 +35,24 @@ def feed_forward_roles(matrices, widths=None):
     found = _find(candidates, lambda m: widths is None or m.width_in in widths)
     if not found and widths is not None:
         found = _find(candidates, lambda m: True)
+    return [network(*parts) for parts in found]
+
+
+def convolution_roles(matrices, widths):
+    """The same for networks that mix neighbours, too, as in FastSpeech.
+
+    Args:
+        matrices: List of `Matrix` that one layer holds, in order.
+        widths: Set of integers, the widths that attention reads. A network
+            starts at one of them.
+
+    Returns:
+        List of lists, one a network, of pairs of `Matrix` and role.
+    """
+    along_time = [
+        m for m in matrices if isinstance(m.node.layer, keras.layers.Conv1D)
+    ]
+    found = _find(along_time, lambda m: m.width_in in widths)
     return [network(*parts) for parts in found]
 
 
