@@ -9,15 +9,14 @@ from typing import Self
 import keras
 import numpy as np
 
-from keras_grades import checkpoint
 from keras_grades import compatibility
+from keras_grades import resume
 from keras_grades import validation
 from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.discovery.selection import Selection
 from keras_grades.discovery.selection import select
 from keras_grades.keras_internals import callbacks
-from keras_grades.keras_internals import saving
 from keras_grades.monitors import Monitor
 from keras_grades.optimizer import GradESOptimizer
 from keras_grades.policy import FreezePolicy
@@ -61,10 +60,10 @@ class GradES(keras.callbacks.Callback):
     ```
 
     Its state travels with every checkpoint of the model and its optimizer
-    that is taken during training. With `BackupAndRestore` after GradES in the
-    list of callbacks, or with a model that was saved during training, `fit()`
-    goes on where it was: with the same components frozen, and the same
-    counts.
+    that is taken during training. With `BackupAndRestore`, or with a model
+    that was saved during training, `fit()` goes on where it was: with the
+    same components frozen, and the same counts. Without GradES such a file
+    is one of the model's own optimizer, and nothing is frozen.
     So does a `fit()` that begins at a later epoch, of the same model with the
     same instance of GradES: `fit()` may be called in a loop, an epoch each,
     also with other data, and compiles once. Its grace period is a share of
@@ -216,19 +215,17 @@ class GradES(keras.callbacks.Callback):
         # Of the last `fit()`, until it is known whether this one goes on.
         self._earlier: Run | None = None
         self._report: FreezeReport | None = None
-        self._end_watch: Callable[[], bool] = _nothing_lost
 
     def set_model(self, model):
         compatibility.check_is_keras(model)
         super().set_model(model)
-        # Callbacks that come first may load before `on_train_begin` is called.
-        self._end_watch()
-        self._end_watch = _watch_loading(model)
+        if getattr(model, "optimizer", None) is not None:
+            # Callbacks that come first may load before `on_train_begin`.
+            resume.take_note(getattr(*optimizer_place(model)))
 
     def on_train_begin(self, logs=None):
         model = self.model
         compatibility.check_compiled(model)
-        compatibility.check_nothing_lost(self._end_watch())
         backend.check(model)
         if find_installation(model) is not None:
             raise ValueError(
@@ -242,8 +239,9 @@ class GradES(keras.callbacks.Callback):
         """Finds what to track, and wraps the optimizer."""
         optimizer, saved = getattr(*optimizer_place(model)), None
         if isinstance(optimizer, GradESOptimizer):
-            # Of a model that was saved during training, or compiled so.
+            # Of a model that was compiled so, or saved by version 0.1.
             saved, optimizer = optimizer, optimizer.inner_optimizer
+        noted = resume.noted(optimizer)
         params = self.params or {}
         plan = Plan(
             params.get("steps"),
@@ -265,10 +263,11 @@ class GradES(keras.callbacks.Callback):
         )
         optimizer.build(model.trainable_variables)
         if saved is not None:
-            state = {}
-            saved.save_own_variables(state)
-            optimizer.load_own_variables(state)
+            noted = {}
+            saved.save_freeze_state(noted)
             unwrap(model)
+        if noted is not None:
+            optimizer.load_freeze_state(noted)
         return Run(
             model,
             optimizer,
@@ -311,13 +310,9 @@ class GradES(keras.callbacks.Callback):
         self._run.look()
 
     def on_test_begin(self, logs=None):
-        self._end_watch()
         if self._is_training():
             # Validation takes time, but belongs to no step.
             self._run.look()
-
-    def on_predict_begin(self, logs=None):
-        self._end_watch()
 
     def on_train_end(self, logs=None):
         if self._run.has_begun:
@@ -398,7 +393,6 @@ class GradES(keras.callbacks.Callback):
     def __getstate__(self) -> dict[str, Any]:
         # A copy has the arguments and the report; the model stays here.
         state = callbacks.state_without_model(self)
-        state["_end_watch"] = _nothing_lost
         if self._run is not None:
             state |= {
                 "_run": None,
@@ -420,22 +414,3 @@ class GradES(keras.callbacks.Callback):
         # In an epoch, the cursor is at the end of Keras's progress bar.
         is_in_bar = of_fit == 1 and level > 1
         print(f"\n{message}" if is_in_bar else message, flush=True)
-
-
-def _nothing_lost():
-    return False
-
-
-def _watch_loading(model):
-    """Notices freeze state that is loaded before there is a GradES to take it.
-
-    Returns:
-        Function that ends the watch, and returns whether any was lost. None
-        can be if the model is not compiled, or has a `GradESOptimizer`.
-    """
-    if getattr(model, "optimizer", None) is None:
-        return _nothing_lost
-    optimizer = getattr(*optimizer_place(model))
-    if isinstance(optimizer, GradESOptimizer):
-        return _nothing_lost
-    return saving.watch_loading(optimizer, checkpoint.has_freeze_state)

@@ -15,26 +15,22 @@ from keras_grades.validation import excerpt
 # Under this name a checkpoint says which components it is of.
 FINGERPRINT = "components"
 STEP = "step"
-# With this one more entry an optimizer like the wrapped one does not take the
-# state for its own, where it would have as many.
-PADDING = "not_of_the_inner_optimizer"
-NAMES = (FINGERPRINT, STEP, PADDING)
+NAMES = (FINGERPRINT, STEP)
+# Where it is saved: beside what the model's own optimizer saves.
+PLACE = "freeze_state"
 
 
-def save(store, state, fingerprint, inner_variables):
+def save(store, state, fingerprint):
     """Writes the state.
 
     Args:
         store: Mapping from a name to an array, to be filled.
         state: Dict of `keras.Variable`.
         fingerprint: What `fingerprint_of` returned.
-        inner_variables: Integer, how many the wrapped optimizer saves.
     """
     for name, variable in state.items():
         store[name] = variable.numpy()
     store[FINGERPRINT] = fingerprint
-    if len(store.keys()) == inner_variables:
-        store[PADDING] = np.zeros(1)
 
 
 def load(store, state):

@@ -99,14 +99,3 @@ def check_compiled(model):
             "Call `model.compile(optimizer=..., loss=...)` first. Received: "
             f"{model.name!r}, which is not compiled."
         )
-
-
-def check_nothing_lost(is_lost):
-    """Raises if freeze state was loaded while nothing could take it."""
-    if is_lost:
-        raise ValueError(
-            "A callback that comes before GradES has loaded weights of an "
-            "interrupted training, but not the state of its optimizer, nor "
-            "what was frozen: there was no GradES yet to take it. Put GradES "
-            "first: `callbacks=[GradES(...), BackupAndRestore(...)]`."
-        )

@@ -15,6 +15,7 @@ from keras_grades.component import Component
 from keras_grades.component import Followers
 from keras_grades.groups import Groups
 from keras_grades.keras_internals import optimizers
+from keras_grades.keras_internals.saving import Part
 from keras_grades.monitors import try_out
 from keras_grades.monitors.sample import has_gradient
 from keras_grades.outlook import Outlook
@@ -126,6 +127,9 @@ class GradESOptimizer(OptimizerWrapper):
             )
         self.steps_per_epoch = steps_per_epoch
         self.plan(total_steps)
+        place = Part(self.save_freeze_state, self.load_freeze_state)
+        setattr(self, checkpoint.PLACE, place)
+        self._has_old_layout = False
 
     @optimizers.no_automatic_dependency_tracking
     def plan(self, total_steps, read_ahead=None):
@@ -322,13 +326,9 @@ class GradESOptimizer(OptimizerWrapper):
     @property
     def variables(self):
         kept = self._state.kept if self.built else []
-        return super().variables + kept + self.inner_optimizer.variables
-
-    def values_as_built(self):
-        """The values of all variables, as many as when it was built."""
-        own = [v.numpy() for v in super().variables]
-        inner = [v.numpy() for v in self.inner_optimizer.variables]
-        return own + self._state.kept_as_built() + inner
+        # Those of the wrapped one first: what goes by their number, as the
+        # HDF5 format does, finds them.
+        return self.inner_optimizer.variables + super().variables + kept
 
     @optimizers.no_automatic_dependency_tracking
     def narrow(self, variables):
@@ -345,17 +345,16 @@ class GradESOptimizer(OptimizerWrapper):
         for variable, value in zip(frozen, values):
             variable.assign(value)
 
-    def save_own_variables(self, store):
-        """Saves what GradES adds; Keras saves `inner_optimizer` itself."""
-        checkpoint.save(
-            store,
-            self.state,
-            self._fingerprint(),
-            inner_variables=len(self.inner_optimizer.variables),
-        )
+    def save_freeze_state(self, store):
+        """Saves what GradES adds. The wrapped optimizer is saved beside it.
 
-    def load_own_variables(self, store):
-        """Loads what `save_own_variables` has saved, on any backend.
+        Args:
+            store: Mapping from a name to an array, to be filled.
+        """
+        checkpoint.save(store, self.state, self._fingerprint())
+
+    def load_freeze_state(self, store):
+        """Loads what `save_freeze_state` has saved, on any backend.
 
         Args:
             store: Mapping from a name to an array.
@@ -364,14 +363,31 @@ class GradESOptimizer(OptimizerWrapper):
             ValueError: If it was saved for other components, or by another
                 optimizer.
         """
-        fingerprint = self._fingerprint()
-        checkpoint.check_fits(store, fingerprint, self.components)
+        if self._has_old_layout:
+            return
+        checkpoint.check_fits(store, self._fingerprint(), self.components)
         checkpoint.load(store, self.state)
+
+    def load_own_variables(self, store):
+        # In files of version 0.1 the freeze state is here, and what was
+        # wrapped has a place of its own.
+        self._has_old_layout = False
+        if checkpoint.has_freeze_state(store):
+            self.load_freeze_state(store)
+            self._has_old_layout = True
+        else:
+            super().load_own_variables(store)
+
+    def __dir__(self):
+        names = super().__dir__()
+        return names | {"inner_optimizer"} if self._has_old_layout else names
 
     def _fingerprint(self):
         return checkpoint.fingerprint_of(self.components, self._places)
 
     def get_config(self):
+        if self.stands_in:
+            return self.inner_optimizer.get_config()
         return {
             **self.policy.get_config(),
             "tau": [float(tau) for tau in self.rule.tau],

@@ -1,7 +1,6 @@
 """The state of a run, in variables of the optimizer: made from one list."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_grades.keras_internals.optimizers import new_like
@@ -34,7 +33,9 @@ class State:
         }
         self._kept = {
             name: {
-                id(v): new_like(v, spec.initial, name) for v in self._members
+                # Each with a name of its own: files may go by that.
+                id(v): new_like(v, spec.initial, f"{name}_{i}")
+                for i, v in enumerate(self._members)
             }
             for name, spec in specs.items()
             if spec.shape is None
@@ -94,19 +95,6 @@ class State:
             name: {key: v for key, v in kept.items() if key in ids}
             for name, kept in self._kept.items()
         }
-
-    def kept_as_built(self):
-        """The values of `kept`, the initial ones of those that were freed."""
-        values = []
-        for name, kept in self._kept.items():
-            initial = self._specs[name].initial
-            values += [
-                kept[id(v)].numpy()
-                if id(v) in kept
-                else np.full(v.shape, initial, "float32")
-                for v in self._members
-            ]
-        return values
 
     def by_name(self, place):
         """All variables, with a place in the name of those that are kept.

@@ -24,12 +24,18 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     """Leaves learning rate, hyperparameters and state to the wrapped optimizer.
 
     Callbacks and loggers read and set them on `model.optimizer`: they find
-    those of the wrapped one.
+    those of the wrapped one. A file has that in the place of this one.
 
     Args:
         inner_optimizer: The `keras.optimizers.Optimizer` to wrap.
         name: String.
+
+    Attributes:
+        stands_in: Boolean, whether it also passes for an instance of the
+            class of the wrapped one, with its config. Defaults to `False`.
     """
+
+    stands_in = False
 
     def __init__(self, inner_optimizer, name):
         compatibility.check_inner_optimizer(inner_optimizer)
@@ -43,6 +49,22 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
             delattr(self, hyperparameter)
         self.inner_optimizer = inner_optimizer
         self._narrowed = None
+
+    @property  # type: ignore[misc]
+    def __class__(self):
+        # What `isinstance` asks, once `type` has said no, and `keras.saving`.
+        return type(self.inner_optimizer) if self.stands_in else type(self)
+
+    def __dir__(self):
+        # Keras saves what it finds here, and finds what the wrapped one has.
+        names = {*super().__dir__(), *dir(self.inner_optimizer)}
+        return names - {"inner_optimizer"}
+
+    def save_own_variables(self, store):
+        self.inner_optimizer.save_own_variables(store)
+
+    def load_own_variables(self, store):
+        self.inner_optimizer.load_own_variables(store)
 
     @optimizers.no_automatic_dependency_tracking
     def build(self, variables):

@@ -13,6 +13,7 @@ import small
 
 import keras_grades
 from keras_grades import GradES
+from keras_grades import GradESOptimizer
 from keras_grades.rebuild.installation import INSTALLED
 from keras_grades.rebuild.installation import find_installation
 
@@ -186,6 +187,39 @@ def test_hyperparameters_are_read_and_set():
     assert seen == expected
     assert optimizer.weight_decay == 0.5
     assert optimizer.beta_1 == 0.8
+
+
+def test_it_passes_for_the_optimizer_that_it_wraps():
+    """Callbacks ask for its class, loggers for its config."""
+    seen = {}
+
+    class Log(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            optimizer = self.model.optimizer
+            seen["wrapped"] = isinstance(optimizer, GradESOptimizer)
+            seen["class"] = isinstance(optimizer, keras.optimizers.SGD)
+            seen["other"] = isinstance(optimizer, keras.optimizers.Adam)
+            seen["config"] = optimizer.get_config()
+            seen["saved"] = keras.saving.serialize_keras_object(optimizer)
+            seen["copies"] = [
+                copy.deepcopy(optimizer),
+                pickle.loads(pickle.dumps(optimizer)),
+            ]
+
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    fit(compiled(optimizer=optimizer), GradES(), Log())
+    assert seen["wrapped"] and seen["class"] and not seen["other"]
+    assert seen["config"] == optimizer.get_config()
+    assert seen["saved"] == keras.saving.serialize_keras_object(optimizer)
+    for copied in seen["copies"]:
+        assert type(copied) is type(optimizer)
+        assert copied.get_config() == optimizer.get_config()
+    # By itself it is what it is.
+    model = small.transformer(blocks=1)
+    alone = GradESOptimizer(optimizer, keras_grades.find_components(model))
+    assert not isinstance(alone, keras.optimizers.SGD)
+    alone.build(model.trainable_variables)
+    assert "components" in alone.get_config()
 
 
 def test_a_weight_decay_that_a_callback_sets_is_used():

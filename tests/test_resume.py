@@ -91,6 +91,7 @@ def interrupted(settings, *callbacks):
     model, callback = compiled(), grades(**SETTINGS[settings])
     with pytest.raises(KeyboardInterrupt):
         fit(model, callback, *callbacks, Interrupt())
+    return model
 
 
 def check_same(callback, model, settings):
@@ -127,34 +128,18 @@ def test_backup_and_restore(settings, tmp_path):
     check_same(callback, model, settings)
 
 
-def test_backup_and_restore_before_grades(tmp_path):
-    """It would load before GradES is there: refused before the first step."""
+@pytest.mark.parametrize("same_model", [True, False])
+def test_backup_and_restore_before_grades(same_model, tmp_path):
+    """It loads before GradES is there, which finds what it is to take."""
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     settings = "at_once"
-    interrupted(settings, backup)
-    model = compiled(seed=1)
-    optimizer = model.optimizer
-    with (
-        pytest.warns(UserWarning, match="Skipping variable loading"),
-        pytest.raises(ValueError, match="Put GradES first"),
-    ):
-        fit(model, backup, grades(**SETTINGS[settings]))
-    assert int(optimizer.iterations) == 0
-
-
-def test_backup_and_restore_before_grades_on_the_same_model(tmp_path):
-    """What the optimizer has of the interrupted training is not restored."""
-    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    model, grades_of = compiled(), SETTINGS["at_once"]
-    for message in (None, "Put GradES first"):
-        expected = ValueError if message else KeyboardInterrupt
-        with (
-            warnings.catch_warnings(),
-            pytest.raises(expected, match=message),
-        ):
-            warnings.simplefilter("ignore")
-            fit(model, backup, grades(**grades_of), Interrupt())
-    assert int(model.optimizer.iterations) == INTERRUPTED * BATCHES
+    model = interrupted(settings, backup)
+    if not same_model:
+        model = compiled(seed=1)
+    callback = grades(**SETTINGS[settings])
+    fit(model, backup, callback)
+    check_same(callback, model, settings)
+    assert "freeze_state" not in vars(model.optimizer)
 
 
 def test_backup_and_restore_before_grades_in_the_first_epoch(tmp_path):
@@ -168,11 +153,9 @@ def test_backup_and_restore_before_grades_in_the_first_epoch(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         fit(compiled(), grades(**SETTINGS["at_once"]), backup(), Early())
-    with (
-        pytest.warns(UserWarning, match="Skipping variable loading"),
-        pytest.raises(ValueError, match="Put GradES first"),
-    ):
-        fit(compiled(), backup(), grades(**SETTINGS["at_once"]))
+    callback = grades(**SETTINGS["at_once"])
+    fit(compiled(), backup(), callback)
+    assert callback.trace["step"][0] == 3
 
 
 def test_weights_loaded_before_grades(tmp_path):
@@ -189,13 +172,10 @@ def test_weights_loaded_before_grades(tmp_path):
             tmp_path / f"{INTERRUPTED}.weights.h5"
         )
     )
-    with (
-        pytest.warns(UserWarning, match="Skipping variable loading"),
-        pytest.raises(ValueError, match="Put GradES first"),
-    ):
-        fit(model, load, grades(**SETTINGS["at_once"]))
+    callback = grades(**SETTINGS["at_once"])
+    fit(model, load, callback, initial_epoch=INTERRUPTED)
+    check_same(callback, model, "at_once")
     assert model.optimizer is optimizer
-    assert "load_own_variables" not in vars(optimizer)
 
 
 @pytest.mark.parametrize("same_model", [True, False])
@@ -269,7 +249,6 @@ def test_model_saved_during_training(settings, tmp_path):
     path = tmp_path / "{epoch}.keras"
     interrupted(settings, keras.callbacks.ModelCheckpoint(path))
     model = keras.saving.load_model(tmp_path / f"{INTERRUPTED}.keras")
-    assert isinstance(model.optimizer, keras_grades.GradESOptimizer)
     callback = grades(**SETTINGS[settings])
     fit(model, callback, initial_epoch=INTERRUPTED)
     check_same(callback, model, settings)
@@ -348,8 +327,6 @@ def test_loss_scaling_is_saved_with_it(way, tmp_path):
     if way == "model":
         loaded = keras.saving.load_model(tmp_path / "1.keras")
         inner = loaded.optimizer.inner_optimizer
-        assert isinstance(inner, keras_grades.GradESOptimizer)
-        inner = inner.inner_optimizer
     else:
         loaded = scaling(seed=1)
         inner = loaded.optimizer.inner_optimizer
@@ -411,8 +388,9 @@ def test_files_in_a_new_process(tmp_path):
     model.save(tmp_path / "after.keras")
     after = load_in_new_process(tmp_path / "after.keras", without=True)
     assert after == ["AdamW", BATCHES]
-    during = load_in_new_process(tmp_path / "during.keras", without=False)
-    assert during == ["GradESOptimizer", BATCHES]
+    for without in (True, False):
+        during = load_in_new_process(tmp_path / "during.keras", without)
+        assert during == ["AdamW", BATCHES]
 
 
 def test_another_selection_is_refused(tmp_path):
@@ -437,10 +415,10 @@ def test_another_order_is_refused():
         return optimizer
 
     state = {}
-    built(components).save_own_variables(state)
-    built(components).load_own_variables(state)
+    built(components).save_freeze_state(state)
+    built(components).load_freeze_state(state)
     with pytest.raises(ValueError, match="in another order"):
-        built(components[::-1]).load_own_variables(state)
+        built(components[::-1]).load_freeze_state(state)
 
 
 def test_a_file_without_freeze_state_is_refused(tmp_path):
@@ -463,32 +441,79 @@ def test_a_file_without_freeze_state_is_refused(tmp_path):
     assert int(model.optimizer.iterations) == (1 + EPOCHS) * BATCHES
 
 
-def test_weights_saved_during_training_for_a_plain_optimizer(tmp_path):
-    """Keras skips its state, and says so, as for any other optimizer."""
+@pytest.mark.parametrize(
+    ("path", "scaled"),
+    [
+        ("{epoch}.keras", False),
+        ("{epoch}.keras", True),
+        ("{epoch}.weights.h5", False),
+        ("{epoch}.weights.h5", True),
+        ("{epoch}.h5", False),
+    ],
+)
+def test_a_file_of_mid_fit_is_one_of_the_plain_optimizer(
+    path, scaled, tmp_path
+):
+    """All of its state is loaded, and all that is trainable trains."""
 
-    def attention():
-        x = keras.Input((small.LENGTH, small.WIDTH))
-        y = keras.layers.MultiHeadAttention(2, 4, use_bias=False)(x, x)
-        model = keras.Model(x, keras.layers.GlobalAveragePooling1D()(y))
-        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), small.loss())
-        model.optimizer.build(model.trainable_variables)
+    def adam(seed=0):
+        model = small.transformer(seed=seed)
+        optimizer = keras.optimizers.AdamW(0.01)
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer, small.loss())
         return model
 
-    # As many variables as GradES has arrays to save.
-    model = attention()
-    assert len(model.optimizer.variables) == 6
-    path = tmp_path / "during.weights.h5"
-    checkpoint = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
-    arguments = {"tau": 1e-30, "alpha": 3, "monitor": "gradient"}
-    fit(model, grades(**arguments), checkpoint, epochs=1)
-    plain = attention()
-    with pytest.warns(UserWarning, match="Skipping variable loading"):
-        plain.load_weights(path)
-    load = keras.callbacks.LambdaCallback(
-        on_train_begin=lambda logs: plain.load_weights(path)
+    class Values(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            optimizer = self.model.optimizer
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            while hasattr(inner, "frozen_at"):
+                inner = inner.inner_optimizer
+            self.values = [v.numpy() for v in inner.variables]
+
+    values = Values()
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        tmp_path / path, save_weights_only="weights" in path
     )
-    fit(plain, grades(**arguments), load, epochs=2, initial_epoch=1)
-    assert int(plain.optimizer.iterations) == 2 * BATCHES
+    # One block of two is frozen, and training goes on.
+    tau = {"block_0": 1e30, "block_1": 1e-30}
+    callback = grades(tau=tau, alpha=3, recompile="always")
+    fit(adam(), callback, values, checkpoint, epochs=1)
+    assert [c.frozen_at for c in callback.components] == [3] * 6 + [None] * 6
+    path = str(tmp_path / path).format(epoch=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # Something skipped.
+        if "weights" not in path:
+            loaded = keras.saving.load_model(path)
+        else:
+            loaded = adam(seed=1)
+            loaded.optimizer.build(loaded.trainable_variables)
+            loaded.load_weights(path)
+    optimizer = loaded.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    assert type(inner) is type(keras.optimizers.AdamW())
+    # Of HDF5 files Keras reads no more than iterations and learning rate.
+    read = 2 if path.endswith("1.h5") else len(values.values)
+    assert len(inner.variables) == read
+    for variable, value in zip(inner.variables, values.values):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    before = small.weights(loaded)
+    fit(loaded, epochs=1)
+    assert int(inner.iterations) == int(values.values[0]) + BATCHES
+    for a, b in zip(small.weights(loaded), before):
+        assert (a != b).any()
+
+
+def test_what_was_noted_is_forgotten_once_training_went_on(tmp_path):
+    interrupted(
+        "at_once", keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    )
+    model = keras.saving.load_model(tmp_path / f"{INTERRUPTED}.keras")
+    fit(model, epochs=1)
+    callback = grades(**SETTINGS["at_once"])
+    fit(model, callback, epochs=1)
+    assert callback.trace["step"][0] == 1
 
 
 def test_saved_again_after_a_resume(tmp_path):

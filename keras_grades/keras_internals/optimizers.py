@@ -25,9 +25,13 @@ __all__ = [
     "widen",
 ]
 
-# `SwapEMAWeights` reads these of the optimizer of a model, or of that in loss
-# scaling.
-FORWARDED = ("_model_variables_moving_average", "optimizers")
+# `SwapEMAWeights` reads the first two of the optimizer of a model, or of that
+# in loss scaling; the last is where a `MultiOptimizer` saves those in it.
+FORWARDED = (
+    "_model_variables_moving_average",
+    "optimizers",
+    "_inner_optimizers",
+)
 
 
 def inner_optimizers(optimizer):

@@ -1,71 +1,126 @@
 """How a model saves its optimizer, and loads what was saved."""
 
 import keras
+from keras.src.saving.keras_saveable import KerasSaveable
 
 
-def save_with(model, optimizer):
-    """Makes `model.save()` write an optimizer in place of the model's own.
+class Part(KerasSaveable):
+    """What Keras saves in a place of its own, under the name of an attribute.
 
-    Returns:
-        What it would have written, to put it back with this function.
+    Args:
+        save: Function that fills a store, a mapping from a name to an array.
+        load: Function that reads one. It is empty if a file lacks the place.
     """
+
+    def __init__(self, save, load):
+        self._save = save
+        self._load = load
+
+    def _obj_type(self):
+        return "Optimizer"  # So Keras knows which attributes to pass over.
+
+    def save_own_variables(self, store):
+        self._save(store)
+
+    def load_own_variables(self, store):
+        self._load(store)
+
+
+def compile_with(model, optimizer):
+    """Makes `model.save()` write an optimizer as that it was compiled with."""
     config = model._compile_config.config
-    # Keras's HDF5 writer takes it out.
-    replaced = config.get("optimizer")
-    # Loss scaling stays, and has the optimizer in it.
-    if not isinstance(replaced, keras.optimizers.LossScaleOptimizer):
+    # Keras's HDF5 writer takes it out. Loss scaling has the optimizer in it.
+    if not isinstance(
+        config.get("optimizer"), keras.optimizers.LossScaleOptimizer
+    ):
         config["optimizer"] = optimizer
-    return replaced
 
 
-def save_inside(scaling, optimizer):
-    """Makes loss scaling save all that the optimizer inside was built with.
+def save_as_if_alone(scaling, optimizer):
+    """Makes loss scaling save and load the optimizer inside a wrapper.
 
-    `LossScaleOptimizer` saves the variables of the inner one by their number,
-    and loads none, of its own neither, if there are fewer or more.
+    `LossScaleOptimizer` saves all variables by their number, and loads none
+    if there are fewer or more: what a wrapper adds must not be among them.
 
     Args:
         scaling: The `LossScaleOptimizer`; anything else is left alone.
-        optimizer: The `GradESOptimizer` inside.
+        optimizer: The `OptimizerWrapper` inside.
 
     Returns:
         Function that undoes it.
     """
-
-    def save_own_variables(store):
-        own = [v.numpy() for v in scaling._variables]
-        for i, value in enumerate(own + optimizer.values_as_built()):
-            store[str(i)] = value
-
     if not isinstance(scaling, keras.optimizers.LossScaleOptimizer):
         return lambda: None
-    return _replace(scaling, "save_own_variables", save_own_variables)
+    load_all = scaling.load_own_variables
+
+    def variables():
+        return scaling._variables + optimizer.inner_optimizer.variables
+
+    def save(store):
+        for i, variable in enumerate(variables()):
+            store[str(i)] = variable.numpy()
+
+    def load(store):
+        to_load = variables()
+        if len(store.keys()) != len(to_load):
+            # In a file of version 0.1 all those of the wrapper are there, and
+            # once more each in its place.
+            if len(store.keys()) != len(scaling.variables):
+                load_all(store)
+                return
+            to_load = scaling._variables
+        for i, variable in enumerate(to_load):
+            variable.assign(store[str(i)])
+
+    undo = [
+        _replace(scaling, "save_own_variables", save),
+        _replace(scaling, "load_own_variables", load),
+    ]
+    return lambda: [each() for each in undo]
 
 
-def watch_loading(optimizer, is_ours):
-    """Notices freeze state that is loaded while nothing can take it.
+def mark(compile_config):
+    """Marks the optimizer in what `model.get_compile_config()` returned.
+
+    Its class gets a name under which others may register. Keras looks there
+    first, and finds its own class where nobody has.
+    """
+    optimizer = (compile_config or {}).get("optimizer")
+    while isinstance(optimizer, dict):
+        if optimizer.get("registered_name", "") is None:
+            optimizer["registered_name"] = optimizer["class_name"]
+        optimizer = optimizer["config"].get("inner_optimizer")
+    return compile_config
+
+
+def register_marked(after_creation):
+    """Has a function called with each optimizer that was marked, when loaded.
 
     Args:
-        optimizer: The `keras.optimizers.Optimizer` that loads.
-        is_ours: Function of a store that says whether freeze state is in it.
-
-    Returns:
-        Function that ends the watch, and returns whether any was lost.
+        after_creation: Function of a `keras.optimizers.Optimizer` of Keras.
     """
-    load, is_lost = optimizer.load_own_variables, False
+    registered = keras.saving.get_custom_objects()
+    for name, made in vars(keras.optimizers).items():
+        if (
+            isinstance(made, type)
+            and issubclass(made, keras.optimizers.Optimizer)
+            and made.__name__ == name
+            and made is not keras.optimizers.LossScaleOptimizer
+        ):
+            registered.setdefault(name, _Marked(made, after_creation))
 
-    def load_own_variables(store):
-        nonlocal is_lost
-        is_lost = is_lost or is_ours(store)
-        load(store)
 
-    undo = _replace(optimizer, "load_own_variables", load_own_variables)
+class _Marked:
+    """Makes an optimizer of a class, as far as `keras.saving` is concerned."""
 
-    def end():
-        undo()
-        return is_lost
+    def __init__(self, made, after_creation):
+        self._made = made
+        self._after_creation = after_creation
 
-    return end
+    def from_config(self, config):
+        optimizer = self._made.from_config(config)
+        self._after_creation(optimizer)
+        return optimizer
 
 
 def _replace(instance, name, value):

@@ -16,6 +16,7 @@ INSTALLED = (
     "_grades_installation",
     "compile",
     "fit",
+    "get_compile_config",
     "make_train_function",
     "train_step",
 )
@@ -81,12 +82,13 @@ class Installation:
         model._grades_installation = self
         inner = self.optimizer.inner_optimizer
         setattr(*self._place, self.optimizer)
-        saved_with = saving.save_with(model, self.optimizer)
-        undo.callback(self._restore_optimizer, inner, saved_with)
+        self.optimizer.stands_in = True
+        undo.callback(self._restore_optimizer, inner)
         if not model.optimizer.built:
             # Loss scaling: a checkpoint of it can be loaded from now on.
             model.optimizer.build(model.trainable_variables)
-        undo.callback(saving.save_inside(self._place[0], self.optimizer))
+        undo.callback(saving.save_as_if_alone(self._place[0], self.optimizer))
+        model.get_compile_config = self._get_compile_config
         # `fit()` does not tell its callbacks when it is interrupted. So its
         # next call, or that of `compile()`, finds the model as it was.
         model.compile = self._after_take_off("compile")
@@ -137,11 +139,15 @@ class Installation:
         for name, value in own.items():
             setattr(self.model, name, value)
 
-    def _restore_optimizer(self, inner, saved_with):
+    def _restore_optimizer(self, inner):
+        self.optimizer.stands_in = False
         # Another optimizer may have been put there meanwhile.
         if getattr(*self._place) is self.optimizer:
             setattr(*self._place, inner)
-            saving.save_with(self.model, saved_with)
+
+    def _get_compile_config(self):
+        config = type(self.model).get_compile_config(self.model)
+        return saving.mark(config)
 
     def _restore_flags(self):
         if self._restore_trainable:
@@ -260,7 +266,7 @@ def unwrap(model):
     place = optimizer_place(model)
     inner = getattr(*place).inner_optimizer
     setattr(*place, inner)
-    saving.save_with(model, inner)
+    saving.compile_with(model, inner)
     # It may have traced the other optimizer.
     model.train_function = None
 

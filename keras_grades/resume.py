@@ -1,0 +1,54 @@
+"""Freeze state that is loaded while there is no GradES to take it.
+
+A file of mid-fit has the model's own optimizer, as any file has, and the
+freeze state beside it. Other optimizers pass over that. One that might be
+wrapped by a GradES takes note of it.
+"""
+
+import weakref
+
+import numpy as np
+
+from keras_grades import checkpoint
+from keras_grades.keras_internals import saving
+
+
+def take_note(optimizer):
+    """Makes an optimizer of Keras note the freeze state that it is loaded with.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+    """
+    if not isinstance(getattr(optimizer, checkpoint.PLACE, None), _Note):
+        setattr(optimizer, checkpoint.PLACE, _Note(optimizer))
+
+
+def noted(optimizer):
+    """Returns what was noted, a dict of arrays or `None`, and forgets it.
+
+    Nothing is left of it once the optimizer has taken further steps.
+    """
+    note = vars(optimizer).get(checkpoint.PLACE)
+    if note is None:
+        return None
+    delattr(optimizer, checkpoint.PLACE)
+    is_up_to_date = note.iterations == int(optimizer.iterations)
+    return note.store if is_up_to_date else None
+
+
+class _Note(saving.Part):
+    def __init__(self, optimizer):
+        super().__init__(lambda store: None, self._take)
+        self.store = self.iterations = None
+        # Keras would walk from here to the optimizer, and back.
+        self._optimizer = weakref.ref(optimizer)
+
+    def _take(self, store):
+        if checkpoint.has_freeze_state(store):
+            self.store = {
+                key: np.asarray(store[key]) for key in [*store.keys()]
+            }
+            self.iterations = int(self._optimizer().iterations)
+
+
+saving.register_marked(take_note)
