@@ -126,7 +126,7 @@ class GradES(keras.callbacks.Callback):
             float8. With 0 a component freezes at once. With
             `monitor="transfer"` the learning rate falls instead, which copies
             nothing and goes with everything. Defaults to `0`, with
-            `monitor="transfer"` to `0.5`.
+            `monitor="transfer"` to `0.25`.
         components: Components to track: `None` for all that
             `find_components` finds, a regular expression on names, a list of
             layers or variables, or a function `Component -> bool`. Defaults

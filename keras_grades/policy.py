@@ -26,9 +26,9 @@ from keras_grades.rule import Rule
 AUTO, PAPER = "relative_change", "gradient"
 # The defaults of the other arguments depend on the monitor. Those that have no
 # scale have a tau, chosen by examples/benchmarks/auto_tau.md. A patience of
-# `None` is one window of the monitor.
+# `None` is one short window of the monitor.
 DEFAULTS = {
-    "transfer": {"tau": 0.0, "alpha": 0, "patience": None, "cooldown": 0.5},
+    "transfer": {"tau": 0.0, "alpha": 0, "patience": None, "cooldown": 0.25},
     "relative_change": {"tau": 0.5, "alpha": 0, "patience": 9, "cooldown": 0},
 }
 OF_PAPER = {"alpha": 0.5, "patience": 0, "cooldown": 0}
@@ -136,7 +136,9 @@ class FreezePolicy:
     def _together(self, components, outlook, grace_steps):
         """All converge at one step, and the learning rate falls for all."""
         monitor = self._monitor(outlook)
-        patience = monitor.part if self.patience is None else self.patience
+        patience = self.patience
+        if patience is None:
+            patience = monitor.short_window
         deadline = self._deadline(outlook, grace_steps)
         criterion = Together(patience, grace_steps, deadline)
         action = Settle(self.cooldown, [c.block for c in components])

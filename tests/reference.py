@@ -198,49 +198,64 @@ def relative_change(sizes):
     return ratio
 
 
-def transfer(gradients, weights, part, *, adapts):
-    """The cosine between where weights went and where they should go next.
+def transfer(seen, part, *, adapts):
+    """What each component adds to the cosine of all together.
+
+    That is between where weights went and where they should go next; it is
+    the mean of what is returned.
 
     Args:
-        gradients: Array of shape `(steps, entries)`, of one component.
-        weights: Array of shape `(steps, entries)`, after each step.
-        part: The steps of a part. Windows have two parts, or one.
-        adapts: Whether windows have one part where weights have moved little.
+        seen: List of n pairs of arrays of shape `(steps, entries)`, the
+            gradients of a component and its weights after each step.
+        part: The steps of a part.
+        adapts: Whether windows are half as long, two parts, where most
+            components have moved little.
     """
-    parts = len(weights) // part
-    if parts < 6:
-        return np.nan
-    mean_weights = weights[: parts * part].reshape(parts, part, -1).mean(1)
-    mean_gradients = gradients[: parts * part].reshape(parts, part, -1).mean(1)
-    start = weights[0]
-    moved = np.linalg.norm(mean_weights[-1] - start) / np.linalg.norm(start)
-    size = 1 if adapts and moved < 0.06 else 2
-    product = norm = 0.0
-    for count, end in enumerate(range(3 * size, parts + 1), start=1):
-        wanted = -mean_gradients[end - size : end].sum(0)
-        last = mean_weights[end - 2 * size : end - size].sum(0)
-        went = last - mean_weights[end - 3 * size : end - 2 * size].sum(0)
-        rate = 1 / max(min(count, 2 * size), 0.2 * count)
-        product += rate * (wanted @ went - product)
-        lengths = np.linalg.norm(wanted) * np.linalg.norm(went)
-        norm += rate * (lengths - norm)
-    return product / max(norm, 1e-30)
+    if len(seen[0][1]) // part < 12:
+        return [np.nan] * len(seen)
+    parts = [[in_parts(a, part) for a in pair] for pair in seen]
+    new = [
+        np.linalg.norm(w[-1] - weights[0]) / np.linalg.norm(weights[0]) >= 0.06
+        for (_, w), (_, weights) in zip(parts, seen)
+    ]
+    window = 4 if not adapts or 2 * sum(new) > len(new) else 2
+    added = np.zeros(len(seen))
+    ends = range(3 * window, len(parts[0][1]) + 1)
+    for count, end in enumerate(ends, start=1):
+        pairs = [product_and_norm(g, w, window, end) for g, w in parts]
+        products, norms = np.array(pairs).T
+        rate = 1 / max(min(count, 4 * window), 0.2 * count)
+        added += rate * (products / max(norms.mean(), 1e-30) - added)
+    return added.tolist()
 
 
-def transfer_of(component, part):
+def in_parts(values, part):
+    """The means of the parts that are complete."""
+    n = len(values) // part
+    return values[: n * part].reshape(n, part, -1).mean(1)
+
+
+def product_and_norm(gradients, weights, window, end):
+    """Of where weights went, and where the last window wants them to go."""
+    wanted = -gradients[end - window : end].sum(0)
+    last = weights[end - 2 * window : end - window].sum(0)
+    went = last - weights[end - 3 * window : end - 2 * window].sum(0)
+    return wanted @ went, np.linalg.norm(wanted) * np.linalg.norm(went)
+
+
+def transfer_of(components, part):
     """Without the biases; of matrices so small that all entries count."""
-    if component.frozen_at:
-        return np.nan
-    gradients, weights = (
-        np.array(
+
+    def flat(of):
+        return np.array(
             [np.concatenate([a.ravel() for a in s if a.ndim > 1]) for s in of]
         )
-        for of in (
-            [seen.gradients for seen in component.seen],
-            [seen.after for seen in component.seen],
-        )
-    )
-    return transfer(gradients, weights, part, adapts=False)
+
+    seen = [
+        (flat([s.gradients for s in c.seen]), flat([s.after for s in c.seen]))
+        for c in components
+    ]
+    return transfer(seen, part, adapts=False)
 
 
 def statistic_of(component, *, monitor, norm):
@@ -429,8 +444,9 @@ def train_until_settled(
     The lowest block freezes halfway, the highest at the end.
 
     Returns:
-        The step at which they converged, or 0; the freeze steps, and the
-        statistics, as `train` does.
+        The step at which they converged, or 0; the freeze steps; the
+        statistics up to the first of these, as `train` returns them; and the
+        last step.
     """
     variables = list(model.trainable_variables)
     optimizer.build(variables)
@@ -446,7 +462,8 @@ def train_until_settled(
         see_before(components, gradient_of)
         update(optimizer, variables, gradient_of, zeroed=False)
         see_after(components)
-        trace.append([transfer_of(c, part) for c in components])
+        if not any(c.frozen_at for c in components):
+            trace.append(transfer_of(components, part))
         if not converged_at:
             is_below = np.mean(trace[-1]) < 0  # NaN is not.
             below = below + 1 if is_below else 0
@@ -462,4 +479,5 @@ def train_until_settled(
                     freeze(component.variables)
         if all(c.frozen_at for c in components):
             break
-    return converged_at, [c.frozen_at for c in components], np.array(trace)
+    frozen_at = [c.frozen_at for c in components]
+    return converged_at, frozen_at, np.array(trace), step

@@ -23,44 +23,61 @@ from keras_grades.policy import FreezePolicy
 SHAPE = (4, 3)
 
 
-def measure(gradients, weights, horizon=6 * LEAST_PART, adapts=False):
-    """Feeds the monitor with one matrix; what it measures at each step."""
+def measure(gradients, weights, horizon=12 * LEAST_PART, adapts=False):
+    """Feeds the monitor with matrices; what it measures at each step.
+
+    Args:
+        gradients, weights: Arrays of shape `(steps, n, 12)`.
+    """
     monitor = Transfer(horizon, adapts)
-    variable = keras.Variable(np.zeros(SHAPE, "float32"))
+    n = gradients.shape[1]
+    variables = [
+        (keras.Variable(np.zeros(SHAPE, "float32")),) for _ in range(n)
+    ]
     state = {
         name: keras.ops.full(spec.shape, spec.initial, spec.dtype)
         for name, spec in monitor.init(
-            [Component("x", "query", "block", (variable,))]
+            [
+                Component(str(i), "query", "b", v)
+                for i, v in enumerate(variables)
+            ]
         ).items()
     }
     found = []
-    for gradient, value in zip(gradients, weights):
-        gradient = keras.ops.array(gradient.reshape(SHAPE), "float32")
-        carry = monitor.before(state, [(gradient,)], [(variable,)])
-        variable.assign(value.reshape(SHAPE))
-        statistic, state = monitor.after(state, carry, [(variable,)])
-        found.append(float(keras.ops.convert_to_numpy(statistic)[0]))
+    for each_gradient, values in zip(gradients, weights):
+        given = [
+            (keras.ops.array(g.reshape(SHAPE), "float32"),)
+            for g in each_gradient
+        ]
+        carry = monitor.before(state, given, variables)
+        for (variable,), value in zip(variables, values):
+            variable.assign(value.reshape(SHAPE))
+        statistic, state = monitor.after(state, carry, variables)
+        found.append(keras.ops.convert_to_numpy(statistic))
     found = np.array(found)
     return np.where(found == np.float32(UNDEFINED), np.nan, found)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**20),
     drift=st.floats(-1, 1),
     adapts=st.booleans(),
-    speed=st.sampled_from([1e-3, 0.1]),
+    speeds=st.sampled_from([[1e-3] * 3, [1e-3, 0.1, 0.1], [0.1, 1e-3, 1e-3]]),
 )
-def test_same_as_written_out(seed, drift, adapts, speed):
+def test_same_as_written_out(seed, drift, adapts, speeds):
     rng = np.random.default_rng(seed)
-    gradients = rng.standard_normal((67, 12)) + drift
-    steps = rng.standard_normal((67, 12)) - gradients
-    weights = (1 + speed * np.cumsum(steps, axis=0)).astype("float32")
+    gradients = rng.standard_normal((67, 3, 12)) + drift
+    steps = rng.standard_normal((67, 3, 12)) - gradients
+    weights = 1 + np.array(speeds)[:, None] * np.cumsum(steps, axis=0)
+    weights = weights.astype("float32")
     found = measure(gradients, weights, adapts=adapts)
     expected = [
         reference.transfer(
-            gradients[:t],
-            weights[:t].astype("float64"),
+            [
+                (gradients[:t, i], weights[:t, i].astype("float64"))
+                for i in range(3)
+            ],
             LEAST_PART,
             adapts=adapts,
         )
@@ -78,11 +95,11 @@ def descend(noise, steps=400, rate=0.02):
         gradients.append(x + noise * rng.standard_normal(12))
         x = x - rate * gradients[-1]
         weights.append(x)
-    return np.array(gradients), np.array(weights)
+    return np.array(gradients)[:, None], np.array(weights)[:, None]
 
 
 def test_positive_while_it_descends_and_then_not():
-    found = measure(*descend(noise=1.0), horizon=60)
+    found = measure(*descend(noise=1.0), horizon=60)[:, 0]
     assert (found[59:120] > 0.5).all()
     assert found[379:].mean() < 0.1 < found[200]
 
@@ -91,7 +108,7 @@ def test_one_bad_batch_spoils_no_window():
     gradients, weights = descend(noise=1.0, steps=90)
     gradients[40] = np.nan
     found = measure(gradients, weights)
-    assert np.isfinite(found[6 * LEAST_PART :]).all()
+    assert np.isfinite(found[12 * LEAST_PART :]).all()
 
 
 def test_large_matrices_are_sampled_and_lora_pairs_are_shared():
@@ -142,16 +159,18 @@ def resolved(total_steps, steps_per_epoch=None, decays=False, **arguments):
 
 def test_horizon():
     # Two epochs; half of the plan; what is known; in parts.
-    assert resolved(6000, 600).monitor.part == 200
-    assert resolved(1200, 600).monitor.part == 100
-    assert resolved(600, 600).monitor.part == 50
-    assert resolved(1200).monitor.part == 100
-    assert resolved(None, 60).monitor.part == 20
-    assert resolved(None).monitor.part == 83
+    assert resolved(6000, 600).monitor.part == 100
+    assert resolved(1200, 600).monitor.part == 50
+    assert resolved(600, 600).monitor.part == 25
+    assert resolved(1200).monitor.part == 50
+    assert resolved(None, 60).monitor.part == 10
+    assert resolved(None).monitor.part == 41
     assert resolved(10, 2).monitor.part == LEAST_PART
-    assert resolved(6000, 600, horizon=1.5).monitor.part == 150
-    assert resolved(6000, 600, horizon=120).monitor.part == 20
-    assert resolved(None, None, horizon=120).monitor.part == 20
+    assert resolved(6000, 600, horizon=1.5).monitor.part == 75
+    assert resolved(6000, 600, horizon=120).monitor.part == 10
+    assert resolved(None, None, horizon=120).monitor.part == 10
+    # A short window, of two parts.
+    assert resolved(6000, 600).criterion.patience == 200
     assert resolved(6000, 600).monitor.adapts
     assert not resolved(6000, 600, horizon=2.0).monitor.adapts
     with pytest.raises(ValueError, match=r"length of an epoch.*horizon=1\.5"):
@@ -159,7 +178,8 @@ def test_horizon():
 
 
 def test_deadline():
-    assert resolved(300).criterion.deadline == 200
+    assert resolved(300).criterion.deadline == 240
+    assert resolved(300, cooldown=0.5).criterion.deadline == 200
     assert resolved(300, cooldown=1.0).criterion.deadline == 150
     assert resolved(300, cooldown=50).criterion.deadline == 250
     assert resolved(300, alpha=0.9).criterion.deadline == 270
@@ -205,8 +225,8 @@ OPTIMIZERS = {
     ("optimizer", "recompile", "epochs", "deadline"),
     [
         ("sgd", "always", 6, None),
-        ("adamw", "never", 6, 80),
-        ("adamw", "always", 3, 40),
+        ("adamw", "never", 6, 96),
+        ("adamw", "always", 3, 48),
     ],
 )
 def test_same_as_a_plain_loop(optimizer, recompile, epochs, deadline):
@@ -214,7 +234,7 @@ def test_same_as_a_plain_loop(optimizer, recompile, epochs, deadline):
     steps = 20
     model = small.transformer()
     components = find_components(model)
-    converged_at, frozen_at, trace = reference.train_until_settled(
+    converged_at, frozen_at, trace, last = reference.train_until_settled(
         model,
         OPTIMIZERS[optimizer](),
         small.loss(),
@@ -222,20 +242,20 @@ def test_same_as_a_plain_loop(optimizer, recompile, epochs, deadline):
         [c.variables for c in components],
         [c.block for c in components],
         part=LEAST_PART,
-        patience=LEAST_PART,
-        cooldown=0.5,
+        patience=2 * LEAST_PART,
+        cooldown=0.25,
         deadline=deadline,
     )
     assert 0 < converged_at < frozen_at[0] < frozen_at[-1]
     assert (converged_at == deadline) == (deadline is not None)
     fitted = compiled(OPTIMIZERS[optimizer]())
     grades = GradES(
-        monitor="transfer", horizon=30, recompile=recompile, verbose=0
+        monitor="transfer", horizon=36, recompile=recompile, verbose=0
     )
     assert fit(fitted, grades, steps, epochs) == frozen_at
-    assert grades.stopped_step == len(trace)
+    assert grades.stopped_step == last
     np.testing.assert_allclose(
-        grades.trace["statistic"], trace, rtol=1e-3, atol=1e-4
+        grades.trace["statistic"][: len(trace)], trace, rtol=1e-3, atol=1e-4
     )
     for actual, expected in zip(small.weights(fitted), small.weights(model)):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
@@ -245,7 +265,7 @@ def test_at_a_constant_rate_it_settles_by_the_end_of_the_plan():
     grades = GradES(monitor="transfer", verbose=0)
     frozen_at = fit(compiled(keras.optimizers.Adam(1e-5)), grades, 20, 3)
     # Nothing is learned yet: it begins to settle when it must.
-    assert frozen_at[0] == 40 + 10 and frozen_at[-1] == 40 + 20
+    assert frozen_at[0] == 48 + 6 and frozen_at[-1] == 48 + 12
     assert grades.stopped_step == 60
 
 
@@ -259,7 +279,7 @@ def test_a_rate_that_decays_has_no_deadline():
     )
     grades = GradES(monitor="transfer", verbose=0)
     fit(compiled(keras.optimizers.Adam(warm_up)), grades, 20, 3)
-    assert grades._run.optimizer.rule.criterion.deadline == 40
+    assert grades._run.optimizer.rule.criterion.deadline == 48
 
 
 @pytest.mark.parametrize(
@@ -288,7 +308,7 @@ def test_it_counts_updates_where_gradients_accumulate():
 
     def freeze_steps(batch_size, **arguments):
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9, **arguments)
-        grades = GradES(monitor="transfer", horizon=30, verbose=0)
+        grades = GradES(monitor="transfer", horizon=36, verbose=0)
         model = compiled(optimizer, blocks=1)
         frozen_at = fit(model, grades, 40, 6, batch_size)
         return frozen_at, grades.trace["statistic"]
@@ -305,8 +325,8 @@ def test_inside_loss_scaling():
         model = compiled(
             wrap(keras.optimizers.SGD(0.05, momentum=0.9)), blocks=1
         )
-        grades = GradES(monitor="transfer", horizon=30, verbose=0)
-        return fit(model, grades, 20, 6)
+        grades = GradES(monitor="transfer", horizon=36, verbose=0)
+        return fit(model, grades, 40, 3)
 
     expected = freeze_steps(lambda inner: inner)
     scaled = freeze_steps(
@@ -315,27 +335,29 @@ def test_inside_loss_scaling():
     assert scaled == expected and expected[0] < 120
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_it_goes_on_from_a_file(tmp_path, epoch):
+@pytest.mark.parametrize("saved_at", [48, 50])
+def test_it_goes_on_from_a_file(tmp_path, saved_at):
     """From before it converges, and from where it settles."""
 
     def new():
         return compiled(keras.optimizers.SGD(0.05, momentum=0.9), blocks=1)
 
     class Save(keras.callbacks.Callback):
-        def on_epoch_end(self, at, logs=None):
-            if at == epoch - 1:
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
                 self.model.save(tmp_path / "model.keras")
 
-    x, y = small.data(20)
-    arguments = {"epochs": 6, "shuffle": False, "verbose": 0}
-    model, grades = new(), GradES(monitor="transfer", horizon=30, verbose=0)
+    x, y = small.data(saved_at)
+    arguments = {"epochs": 3, "shuffle": False, "verbose": 0}
+    settles = {"monitor": "transfer", "horizon": 36, "cooldown": 0.5}
+    model, grades = new(), GradES(**settles, verbose=0)
     model.fit(x, y, 4, callbacks=[grades, Save()], **arguments)
     converged_at = int(grades._run.optimizer._state["converged_at"][0])
-    assert 30 < converged_at < 40 < grades.stopped_step < 60
+    assert (converged_at > saved_at) == (saved_at == 50)
+    assert saved_at < grades.stopped_step < 2 * saved_at
     again = keras.saving.load_model(tmp_path / "model.keras")
-    resumed = GradES(monitor="transfer", horizon=30, verbose=0)
-    again.fit(x, y, 4, initial_epoch=epoch, callbacks=[resumed], **arguments)
+    resumed = GradES(**settles, verbose=0)
+    again.fit(x, y, 4, initial_epoch=1, callbacks=[resumed], **arguments)
     assert [c.frozen_at for c in resumed.components] == [
         c.frozen_at for c in grades.components
     ]
@@ -353,7 +375,7 @@ def test_in_a_custom_loop_horizon_may_be_in_epochs():
         steps_per_epoch=100,
         total_steps=1000,
     )
-    assert optimizer.rule.monitor.part == 25
+    assert optimizer.rule.monitor.part == 12
     with pytest.raises(ValueError, match="length of an epoch is unknown"):
         GradESOptimizer(
             keras.optimizers.SGD(), components, monitor="transfer", horizon=1.5
@@ -368,7 +390,7 @@ def test_a_later_rise_of_the_rate_leaves_the_monitor_ready():
         keras.optimizers.SGD(rise),
         find_components(model),
         monitor="transfer",
-        horizon=30,
+        horizon=36,
         total_steps=40,
     )
     variables = model.trainable_variables

@@ -6,7 +6,8 @@ examples want them to go. The cosine between the two is positive while what
 was learned on some examples helps others, that were not yet seen, and falls
 through zero when it no longer does. Means over windows cancel the bouncing
 of a large learning rate. The cosine has no scale, and its threshold, zero, a
-meaning.
+meaning. All components are compared together, as one long vector: each adds
+its inner product to the cosine.
 
 Related: stiffness (Fort et al., 2019, arXiv 1901.09491), the evidence-based
 criterion (Mahsereci et al., 2017, arXiv 1703.09580), SASA (Lang et al., 2019,
@@ -25,15 +26,16 @@ from keras_grades.monitors.sample import sample
 # So many entries at most stand for a component.
 ENTRIES = 256
 # The horizon has this many parts. Fewer steps in one than these are noise.
-PARTS, LEAST_PART = 6, 5
-# Windows of two parts compare over the horizon, those of one part over half
-# of it: a column of the state for each of them, the short windows first.
+PARTS, LEAST_PART = 12, 3
+# A window has two parts, or four: a column of the state for each. Three
+# windows compare over half of the horizon, or all of it.
+SHORT, LONG = 2, 4
 # So many parts are needed for a first comparison.
-NEEDED = np.array([3, PARTS], "int32")
-# Recent comparisons count: about two windows' worth, or this share of all, if
-# that is more. A mean with such weights is as old, on average, as a plain
-# mean over the last third of the run.
-RECENT = np.array([2.0, 4.0], "float32")
+NEEDED = np.array([3 * SHORT, 3 * LONG], "int32")
+# Recent comparisons count: four windows' worth, or this share of all, if that
+# is more. A mean with such weights is as old, on average, as a plain mean over
+# the last third of the run.
+RECENT = np.array([4.0 * SHORT, 4.0 * LONG], "float32")
 RECENT_SHARE = 0.2
 # Weights that have moved by less than this share of their norm are being
 # fine-tuned: they move by one or two per cent before nothing more transfers,
@@ -48,8 +50,8 @@ class Transfer(Monitor):
     Its state has one entry a component. `"seen"` counts steps. `"path"` and
     `"pull"` are sums, over the latest parts, of how far the weights are from
     where they began, and of the gradients; the first of each is the part that
-    goes on. `"products"` and `"norms"` are means of the numerator and the
-    denominator of the cosine, over short and over long windows.
+    goes on. `"cosine"` is the mean of what it added to the cosine of all
+    together, over short and over long windows.
 
     Args:
         horizon: Integer, steps over which the comparison reaches.
@@ -59,6 +61,7 @@ class Transfer(Monitor):
 
     def __init__(self, horizon, adapts=False):
         self.part = max(LEAST_PART, horizon // PARTS)
+        self.short_window = SHORT * self.part
         self.adapts = adapts
         self.first_step = self.part * PARTS
 
@@ -70,10 +73,9 @@ class Transfer(Monitor):
             "seen": StateSpec((n,), "int32"),
             "start": StateSpec((n, ENTRIES)),
             "path": StateSpec((n, PARTS, ENTRIES)),
-            "pull": StateSpec((n, 2, ENTRIES)),
+            "pull": StateSpec((n, LONG, ENTRIES)),
             "moved": StateSpec((n,)),
-            "products": StateSpec((n, 2)),
-            "norms": StateSpec((n, 2)),
+            "cosine": StateSpec((n, 2)),
         }
 
     def before(self, state, gradients, variables):
@@ -88,9 +90,10 @@ class Transfer(Monitor):
         path = _added(state["path"], weights - start)
         pull = _added(state["pull"], carry)
         ends = seen % self.part == 0
-        products, norms = compare(path, pull)
         counts = seen[:, None] // self.part + 1 - NEEDED
-        keep = ops.logical_and(ends[:, None], counts > 0)
+        is_new = ops.logical_and(ends[:, None], counts > 0)
+        added = added_to_cosine(*compare(path, pull), is_new)
+        cosine = _mean(state["cosine"], added, counts)
         new = {
             "seen": seen,
             "start": start,
@@ -99,22 +102,26 @@ class Transfer(Monitor):
             "moved": ops.where(
                 ends, _moved(path, start) / self.part, state["moved"]
             ),
+            "cosine": ops.where(is_new, cosine, state["cosine"]),
         }
-        for name, value in (("products", products), ("norms", norms)):
-            mean = _mean(state[name], value, counts)
-            new[name] = ops.where(keep, mean, state[name])
         return self._statistic(new), new
 
     def _statistic(self, state):
-        cosine = state["products"] / ops.maximum(state["norms"], TINY)
-        if self.adapts:
-            is_new = ops.logical_and(state["moved"] >= LITTLE, self._may_be_new)
-            cosine = ops.where(is_new, cosine[:, 1], cosine[:, 0])
-        else:
-            cosine = cosine[:, 1]
-        # A first short comparison or two are noise.
+        # A first comparison or two are noise.
         is_known = state["seen"] >= self.first_step
+        cosine = state["cosine"][:, self._column(state, is_known)]
         return ops.where(is_known, cosine, UNDEFINED)
+
+    def _column(self, state, is_known):
+        """Short windows where most of a model has moved little."""
+        if not self.adapts:
+            return 1
+        is_new = ops.logical_and(state["moved"] >= LITTLE, self._may_be_new)
+        counts = [
+            ops.sum(ops.cast(which, "int32"))
+            for which in (ops.logical_and(is_new, is_known), is_known)
+        ]
+        return ops.cast(2 * counts[0] > counts[1], "int32")
 
 
 def _is_lora(component):
@@ -125,20 +132,41 @@ def compare(path, pull):
     """Compares where weights went with where the next window wants them.
 
     Args:
-        path: Float tensor of shape `(n, 6, entries)`, sums of the weights
+        path: Float tensor of shape `(n, 12, entries)`, sums of the weights
             over the latest parts, the latest first.
-        pull: Float tensor of shape `(n, 2, entries)`, that of gradients.
+        pull: Float tensor of shape `(n, 4, entries)`, that of gradients.
 
     Returns:
-        Inner products and products of norms, of shape `(n, 2)`: for windows
-        of one part, and of two. Their ratio is the cosine.
+        Inner products and products of norms, of shape `(n, 2)`: for short
+        windows, and for long ones. Their ratio is the cosine.
     """
-    # The newest window of weights is that of the gradients: it is left out.
-    went = [path[:, 1] - path[:, 2]]
-    went += [path[:, 2] + path[:, 3] - path[:, 4] - path[:, 5]]
-    wanted = [-pull[:, 0], -pull[:, 0] - pull[:, 1]]
+    went, wanted = [], []
+    for w in (SHORT, LONG):
+        # The newest window of weights is that of the gradients.
+        later, earlier = path[:, w : 2 * w], path[:, 2 * w : 3 * w]
+        went.append(ops.sum(later, axis=1) - ops.sum(earlier, axis=1))
+        wanted.append(-ops.sum(pull[:, :w], axis=1))
     went, wanted = ops.stack(went, axis=1), ops.stack(wanted, axis=1)
     return ops.sum(went * wanted, axis=-1), _norm(went) * _norm(wanted)
+
+
+def added_to_cosine(products, norms, is_new):
+    """What each component adds to the cosine of all of them together.
+
+    That is the sum of products by the sum of norms; it is the mean of these.
+
+    Args:
+        products, norms: Float tensors of shape `(n, 2)`.
+        is_new: Boolean tensor of shape `(n, 2)`, which of them to compare.
+
+    Returns:
+        Float tensor of shape `(n, 2)`.
+    """
+    counts = ops.cast(is_new, "float32")
+    mean = ops.sum(norms * counts, axis=0) / ops.maximum(
+        ops.sum(counts, axis=0), 1.0
+    )
+    return products / ops.maximum(mean, TINY)
 
 
 def _norm(tensor):
