@@ -380,7 +380,7 @@ class GradES(keras.callbacks.Callback):
             total_steps=run.total_steps,
             stopped_step=run.stopped_step,
             settings={
-                **self.policy.settings(),
+                **run.optimizer.policy.settings(),
                 "grace_steps": run.optimizer.rule.grace_steps,
                 "max_frozen_ratio": self.max_frozen_ratio,
                 "recompile": self.recompile,

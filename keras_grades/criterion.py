@@ -35,6 +35,15 @@ class Criterion:
         """
         return first_measured
 
+    def reason(self, converged_at: int) -> str:
+        """Why all have converged at a step, in a sentence, or nothing.
+
+        Args:
+            converged_at: Integer, the last step at which one has.
+        """
+        del converged_at
+        return ""
+
     def init(self, n: int) -> dict[str, StateSpec]:
         """Declares the state; `"converged_at"` must be in it."""
         raise NotImplementedError
@@ -116,6 +125,11 @@ class Together(Threshold):
     def first_step(self, first_measured):
         first = super().first_step(first_measured)
         return first if self.deadline is None else min(first, self.deadline)
+
+    def reason(self, converged_at):
+        if converged_at == self.deadline:
+            return f"They settled from step {converged_at} on, by the plan."
+        return f"What was learned no longer helped from step {converged_at} on."
 
     def update(self, state, statistic, is_measured, step, tau):
         margin = ops.where(is_measured, statistic - tau, 0.0)

@@ -145,6 +145,8 @@ class GradESOptimizer(OptimizerWrapper):
             schedules = optimizers.schedules_of(self.inner_optimizer)
             outlook = outlook.with_rates(schedules, read_ahead or total_steps)
         self.total_steps = total_steps
+        # Once: the state is that of the monitor.
+        self.policy = self.policy.chosen(outlook)
         self.rule = self.policy.resolve(self.components, outlook)
         self.components = self.rule.components
 
@@ -297,6 +299,7 @@ class GradESOptimizer(OptimizerWrapper):
         """Dict of the `keras.Variable`s that the host looks at."""
         return {
             "step": self.own_iterations,
+            "converged_at": self._state["converged_at"],
             "frozen_at": self._state["frozen_at"],
             "trace": self._state["trace"],
         }

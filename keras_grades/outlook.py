@@ -35,7 +35,8 @@ class Outlook(NamedTuple):
 
         Args:
             schedules: List of `keras.optimizers.schedules`.
-            until: Integer, the step up to which they are read, or `None`.
+            until: Integer, the step up to which they are read, or `None` if
+                it is unknown how many there will be.
 
         Returns:
             `Outlook`.
@@ -43,7 +44,9 @@ class Outlook(NamedTuple):
         read = [read_schedule(s, until) for s in schedules if until]
         return self._replace(
             last_rise=max((last_rise(*points) for points in read), default=0),
-            decays=any(decays(rates) for _, rates in read),
+            # Where a plan is unknown, nothing says that it does not.
+            decays=any(decays(rates) for _, rates in read)
+            or bool(schedules and not until),
         )
 
 

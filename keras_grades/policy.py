@@ -22,8 +22,9 @@ from keras_grades.monitors import Monitor
 from keras_grades.outlook import Outlook
 from keras_grades.rule import Rule
 
-# The monitor when there is no tau of one's own, and when there is.
-AUTO, PAPER = "relative_change", "gradient"
+# The monitor when there is no tau of one's own: at a learning rate that decays
+# by itself, and at any other; and when there is.
+DECAYING, CONSTANT, PAPER = "relative_change", "transfer", "gradient"
 # The defaults of the other arguments depend on the monitor. Those that have no
 # scale have a tau, chosen by examples/benchmarks/auto_tau.md. A patience of
 # `None` is one short window of the monitor.
@@ -42,7 +43,8 @@ class FreezePolicy:
     """Chooses a statistic, when a component converges, and how it freezes.
 
     `GradES` documents the arguments. Those that are `None` are filled in from
-    `DEFAULTS`, and checked, at construction.
+    `DEFAULTS`, and all are checked, at construction; where the choice of the
+    monitor is left to the learning rate, in `resolve`.
 
     Args:
         criterion: A `Criterion` in place of a threshold with patience. The
@@ -60,8 +62,12 @@ class FreezePolicy:
 
     def __post_init__(self):
         is_auto = isinstance(self.tau, str) and self.tau == "auto"
+        if self.monitor is None and is_auto and self.horizon is None:
+            self._with_monitor(CONSTANT)  # Checks what is given.
+            return
         if self.monitor is None:
-            object.__setattr__(self, "monitor", AUTO if is_auto else PAPER)
+            monitor = CONSTANT if is_auto else PAPER
+            object.__setattr__(self, "monitor", monitor)
         _check_monitor(self.monitor)
         by_name = isinstance(self.monitor, str)
         defaults = DEFAULTS.get(self.monitor if by_name else "", OF_PAPER)
@@ -88,8 +94,8 @@ class FreezePolicy:
 
     @property
     def goes_by_rate(self):
-        """Boolean, whether what the monitor sees follows the learning rate."""
-        return self.monitor in monitors.GO_BY_RATE
+        """Boolean, whether the learning rate must be known ahead."""
+        return self.monitor is None or self.monitor in monitors.GO_BY_RATE
 
     @property
     def _is_by_transfer(self):
@@ -114,6 +120,8 @@ class FreezePolicy:
             ValueError: If a pattern of `tau` matches no component, or `alpha`
                 or `horizon` is a share of an unknown number of steps.
         """
+        if self.monitor is None:
+            return self.chosen(outlook).resolve(components, outlook)
         tracked, tau = self.thresholds(components)
         grace_steps = self._grace_steps(outlook.total_steps)
         if self.goes_by_rate:
@@ -126,6 +134,15 @@ class FreezePolicy:
         return Rule(
             tuple(tracked), tau, monitor, criterion, action, grace_steps
         )
+
+    def chosen(self, outlook):
+        """The same with a monitor, where that goes by the learning rate."""
+        if self.monitor is not None:
+            return self
+        return self._with_monitor(DECAYING if outlook.decays else CONSTANT)
+
+    def _with_monitor(self, monitor):
+        return dataclasses.replace(self, monitor=monitor)
 
     def _one_by_one(self, outlook, grace_steps):
         """Each component converges, and comes to rest, by itself."""
@@ -177,6 +194,10 @@ class FreezePolicy:
             deadline = total_steps - self.cooldown
         else:
             deadline = int(total_steps / (1 + self.cooldown))
+            # A cooldown is a whole number of steps, and may be less.
+            later = deadline + 1
+            if later + int(self.cooldown * later) <= total_steps:
+                deadline = later
         return max(1, deadline, grace_steps)
 
     def thresholds(self, components):
@@ -189,6 +210,8 @@ class FreezePolicy:
             List of n `Component`, and a float32 array of shape `(n,)`.
         """
         components = list(components)
+        if self.monitor is None:
+            return components, None
         if isinstance(self.tau, dict):
             return _match_patterns(self.tau, components)
         tau = np.broadcast_to(np.float32(self.tau), (len(components),))

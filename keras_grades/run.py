@@ -110,6 +110,8 @@ class Run:
         # The step up to which the time was taken, and when that was.
         self._timed = 0, 0.0
         self._first_step = 0
+        # The last step at which a component has converged, or 0.
+        self._converged_at = 0
         self._has_warned = False
         self.has_begun = False
 
@@ -151,8 +153,11 @@ class Run:
             other: The `Run` of the same callback that is about to begin.
         """
         state = backend.read(other.optimizer, other.installation.model)
+        deadline = self.optimizer.rule.criterion.deadline
         return (
             self.has_begun
+            # What settled because its plan ended learns on in the next one.
+            and (deadline is None or self._converged_at != deadline)
             and not state["step"]  # Else a checkpoint was loaded.
             and self.optimizer.policy == other.optimizer.policy
             and _owned(self.components) == _owned(other.components)
@@ -180,6 +185,7 @@ class Run:
         """Reads the step that training goes on from, and the frozen state."""
         state = backend.read(self.optimizer, self._model)
         step = int(state["step"])
+        self._converged_at = int(state["converged_at"].max())
         self.trace = trace.Trace(step, len(self.components))
         self._note_frozen(state["frozen_at"])
         return step
@@ -201,6 +207,7 @@ class Run:
         """
         state = backend.read(self.optimizer, self._model, output)
         step = int(state["step"])
+        self._converged_at = int(state["converged_at"].max())
         self._time_steps(step)
         self.trace.extend(step, state["trace"])
         names = self._note_frozen(state["frozen_at"])
@@ -315,21 +322,34 @@ class Run:
             )
         else:
             blocks = len({c.block for c in self.components})
-            first = self.optimizer.rule.first_freeze
+            rule = self.optimizer.rule
+            first, deadline = rule.first_freeze, rule.criterion.deadline
             when = f"nothing freezes before step {first}{of}"
+            if deadline:
+                when += f", and all settle from step {deadline} on, or sooner"
             if self.total_steps and first > self.total_steps:
                 when = (
                     f"nothing can freeze: the first step that may is {first}, "
                     f"and {self.total_steps} are planned"
                 )
-            self._say(f"{n} components in {blocks} blocks; {when}.")
+            monitor = self.optimizer.policy.monitor
+            if not isinstance(monitor, str):
+                monitor = type(monitor).__name__
+            found = f"{n} components in {blocks} blocks, by {monitor}"
+            self._say(f"{found}; {when}.")
 
     def say_where_it_ends(self):
         ended = "ended" if self.stopped_step is None else "stopped"
+        n, of = np.count_nonzero(self.frozen), len(self.components)
+        why = self.optimizer.rule.criterion.reason(self._converged_at)
+        if not n:
+            why = (
+                "None has converged: its statistic must stay below tau. Train "
+                "longer, or use a larger tau."
+            )
         self._say(
-            f"{ended} at step {self.trace.step}{self._of_total()}, "
-            f"{np.count_nonzero(self.frozen)} of {len(self.components)} "
-            "components frozen."
+            f"{ended} at step {self.trace.step}{self._of_total()}, {n} of {of} "
+            f"components frozen. {why}".rstrip()
         )
 
     def _of_total(self):

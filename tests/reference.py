@@ -211,7 +211,7 @@ def transfer(seen, part, *, adapts):
         adapts: Whether windows are half as long, two parts, where most
             components have moved little.
     """
-    if len(seen[0][1]) // part < 12:
+    if len(seen[0][1]) < part:
         return [np.nan] * len(seen)
     parts = [[in_parts(a, part) for a in pair] for pair in seen]
     new = [
@@ -219,6 +219,9 @@ def transfer(seen, part, *, adapts):
         for (_, w), (_, weights) in zip(parts, seen)
     ]
     window = 4 if not adapts or 2 * sum(new) > len(new) else 2
+    # Four windows' worth of comparisons are needed.
+    if len(parts[0][1]) < 3 * window + 4 * window - 1:
+        return [np.nan] * len(seen)
     added = np.zeros(len(seen))
     ends = range(3 * window, len(parts[0][1]) + 1)
     for count, end in enumerate(ends, start=1):

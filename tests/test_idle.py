@@ -60,14 +60,14 @@ def fit(grades, steps, turns, optimizer=None, only_first=False):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {},
+        {"monitor": "relative_change"},
         {"tau": 1e-20, "monitor": "gradient", "alpha": 0},
         {"tau": 1e-20, "monitor": "gradient_change", "alpha": 0},
         {"tau": 1e-9, "monitor": "weight_change", "alpha": 0},
     ],
 )
 def test_a_tower_that_waits_has_not_converged(arguments):
-    optimizer = keras.optimizers.SGD(0.01) if arguments else None
+    optimizer = keras.optimizers.SGD(0.01) if "tau" in arguments else None
     grades = fit(GradES(verbose=0, **arguments), 6 * IDLE, IDLE, optimizer)
     assert [c.frozen_at for c in grades.components] == [None] * 12
     of_first = [c.name.startswith("block_0") for c in grades.components]

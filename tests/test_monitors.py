@@ -106,7 +106,6 @@ def test_it_is_saved_and_resumed(tmp_path):
     save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
     fit(model, grades(), save, steps=STEPS // 3, epochs=2)
     loaded = keras.saving.load_model(tmp_path / "2.keras")
-    assert isinstance(loaded.optimizer.policy.monitor, MeanGradient)
     if keras.backend.backend() == "torch":
         loaded.jit_compile = False
     resumed = fit(loaded, grades(), steps=STEPS // 3, epochs=3, initial_epoch=2)

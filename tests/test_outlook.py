@@ -8,6 +8,7 @@ from keras.optimizers import schedules
 import keras_grades
 from keras_grades import GradES
 from keras_grades.keras_internals.optimizers import schedules_of
+from keras_grades.outlook import Outlook
 from keras_grades.outlook import last_rise
 from keras_grades.outlook import read_schedule
 
@@ -73,6 +74,15 @@ def test_a_schedule_is_read_only_for_a_monitor_that_goes_by_the_rate():
     assert wrap(1.0).rule.grace_steps == 2
     assert not schedule.calls
     assert wrap().rule.grace_steps == 91
+
+
+def test_a_schedule_of_unknown_length_may_decay():
+    schedule = schedules.CosineDecay(0.1, 100)
+    outlook = Outlook(None)
+    assert outlook.with_rates([schedule], None).decays
+    assert not outlook.with_rates([], None).decays
+    assert outlook.with_rates([schedule], 100).decays
+    assert not outlook.with_rates([schedule], 10).decays
 
 
 def test_schedules_of_an_optimizer():

@@ -125,6 +125,20 @@ def test_a_policy_says_what_is_used():
     assert isinstance(default.monitor, Transfer)
     assert isinstance(default.criterion, Together)
     assert isinstance(default.action, Settle)
+    # Without a monitor, and a tau, the learning rate tells.
+    auto = FreezePolicy()
+    for outlook, kind in [
+        (Outlook(10), Transfer),
+        (Outlook(None), Transfer),
+        (Outlook(10, decays=True), RelativeChange),
+    ]:
+        assert isinstance(auto.resolve(found, outlook).monitor, kind)
+    reaches = FreezePolicy(horizon=5).resolve(found, Outlook(10, decays=True))
+    assert isinstance(reaches.monitor, Transfer)
+    longer = FreezePolicy(patience=3).resolve(found, Outlook(10, decays=True))
+    assert longer.criterion.patience == 3
+    with pytest.raises(ValueError, match="patience=-1"):
+        FreezePolicy(patience=-1)
     prescribed = Prescribed([2, 0])
     given = FreezePolicy(criterion=prescribed).resolve(found, Outlook(10))
     assert given.criterion is prescribed

@@ -35,8 +35,10 @@ NEEDED = np.array([3 * SHORT, 3 * LONG], "int32")
 # Recent comparisons count: four windows' worth, or this share of all, if that
 # is more. A mean with such weights is as old, on average, as a plain mean over
 # the last third of the run.
-RECENT = np.array([4.0 * SHORT, 4.0 * LONG], "float32")
+RECENT = np.array([4 * SHORT, 4 * LONG], "int32")
 RECENT_SHARE = 0.2
+# A mean of fewer is noise. So many parts are needed before anything is known.
+KNOWN = NEEDED + RECENT - 1
 # Weights that have moved by less than this share of their norm are being
 # fine-tuned: they move by one or two per cent before nothing more transfers,
 # those of a model that begins at random by some twenty.
@@ -63,7 +65,7 @@ class Transfer(Monitor):
         self.part = max(LEAST_PART, horizon // PARTS)
         self.short_window = SHORT * self.part
         self.adapts = adapts
-        self.first_step = self.part * PARTS
+        self.first_step = self.part * int(KNOWN[0 if adapts else 1])
 
     def init(self, components):
         n = len(components)
@@ -107,21 +109,21 @@ class Transfer(Monitor):
         return self._statistic(new), new
 
     def _statistic(self, state):
-        # A first comparison or two are noise.
-        is_known = state["seen"] >= self.first_step
-        cosine = state["cosine"][:, self._column(state, is_known)]
-        return ops.where(is_known, cosine, UNDEFINED)
+        column = self._column(state)
+        is_known = ops.greater_equal(state["seen"][:, None], self.part * KNOWN)
+        return ops.where(
+            is_known[:, column], state["cosine"][:, column], UNDEFINED
+        )
 
-    def _column(self, state, is_known):
+    def _column(self, state):
         """Short windows where most of a model has moved little."""
         if not self.adapts:
             return 1
+        is_seen = state["seen"] > 0
         is_new = ops.logical_and(state["moved"] >= LITTLE, self._may_be_new)
-        counts = [
-            ops.sum(ops.cast(which, "int32"))
-            for which in (ops.logical_and(is_new, is_known), is_known)
-        ]
-        return ops.cast(2 * counts[0] > counts[1], "int32")
+        is_new = ops.logical_and(is_new, is_seen)
+        count, of = (ops.sum(ops.cast(w, "int32")) for w in (is_new, is_seen))
+        return ops.cast(2 * count > of, "int32")
 
 
 def _is_lora(component):
@@ -190,7 +192,8 @@ def _shifted(parts):
 def _mean(mean, value, counts):
     """A mean in which recent values count."""
     counts = ops.cast(ops.maximum(counts, 1), "float32")
-    last = ops.maximum(ops.minimum(counts, RECENT), RECENT_SHARE * counts)
+    recent = RECENT.astype("float32")
+    last = ops.maximum(ops.minimum(counts, recent), RECENT_SHARE * counts)
     return mean + (value - mean) / last
 
 
