@@ -52,8 +52,7 @@ class GradES(keras.callbacks.Callback):
     Example:
 
     ```python
-    schedule = keras.optimizers.schedules.CosineDecay(5e-5, decay_steps=1000)
-    model.compile(keras.optimizers.AdamW(schedule), loss=loss)
+    model.compile(keras.optimizers.AdamW(5e-5), loss=loss)
     callback = keras_grades.GradES()
     model.fit(x, y, epochs=3, callbacks=[callback])
     print(callback.report.summary())
@@ -69,7 +68,8 @@ class GradES(keras.callbacks.Callback):
     also with other data, and compiles once. Its grace period is a share of
     the steps of the first call: pass `alpha` as an integer. Once training
     was stopped, later calls take no step. A new instance, a model that was
-    compiled again, and `initial_epoch=0` begin anew.
+    compiled again, `initial_epoch=0`, and a call after one that settled by
+    its plan, as each may at a constant learning rate, begin anew.
     If it begins at a later epoch without any state, the planned steps are
     those that remain.
 
@@ -78,10 +78,9 @@ class GradES(keras.callbacks.Callback):
             below. `"auto"`, a positive float, or a dict from a regular
             expression on component names (`re.search`, first match wins) to
             a float; a component that no expression matches is not tracked.
-            `"auto"` needs no tuning: updates must have shrunk to half of what
-            they were so far. With a constant learning rate they may not, and
-            then nothing freezes. It stands for 0.5, or for 0 with
-            `monitor="transfer"`. Defaults to `"auto"`.
+            `"auto"` needs no tuning: it stands for 0 with
+            `monitor="transfer"`, and for 0.5 with
+            `monitor="relative_change"`. Defaults to `"auto"`.
         alpha: Grace period, in which nothing freezes: a float in [0, 1), a
             share of the planned steps, or an integer, a number of steps.
             Defaults to `0`, with a monitor of the paper to `0.5`.
@@ -94,16 +93,16 @@ class GradES(keras.callbacks.Callback):
             `"weight_change"` that of the update. `"relative_change"` compares
             recent updates (the last 20, or a tenth of all) with all so far, in
             geometric means, of some 1000 entries of each matrix.
-            `"transfer"`, which is experimental, asks whether what is learned
-            on some examples still helps the next ones: it is the cosine
-            between where the mean weights have gone from one window of
-            training to the next, and where the gradients of the window after
-            that want them to go. When its mean over all components stays
-            below 0 the learning rate falls to 0, and blocks freeze from
-            below; at a rate that does not decay by itself, in time to be done
-            when the plan ends. Both have no scale and no norm. All others
-            need a tau of your own. Defaults to `"relative_change"`, with a
-            tau of your own to `"gradient"`.
+            `"transfer"` asks whether what is learned on some examples still
+            helps the next ones: it is the cosine between where the mean
+            weights have gone from one window of training to the next, and
+            where the gradients of the window after that want them to go.
+            When that of all components together stays below 0, the learning
+            rate falls to 0, and blocks freeze from below; at a rate that does
+            not decay by itself, in time to be done when the plan ends. Both
+            have no scale and no norm. All others need a tau of your own.
+            Defaults to `"transfer"`, where the learning rate decays by itself
+            to `"relative_change"`, with a tau of your own to `"gradient"`.
         norm: Norm of a matrix: `"l1"`, the sum of absolute values,
             `"mean_l1"`, their mean, so that one tau fits matrices of every
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.

@@ -208,6 +208,28 @@ def test_the_command(tasks, monkeypatch, tmp_path, task):
     assert (tmp_path / f"tasks_quick_{backend}.png").exists()
 
 
+def test_the_command_at_a_constant_rate(tasks, monkeypatch, tmp_path, task):
+    seen = []
+
+    def compare(task, store, seeds, names):
+        seen.append((task.decay, seeds, names))
+        run = {"seconds": 1.0, "steps": 1, "compilation": 0.1, "frozen": 0.0}
+        run |= {"accuracy": 0.5, "loss": 1.0}
+        methods = ["plain", "early stopping, 1", "early stopping, 3", *names]
+        return {method: [run] for method in methods}
+
+    monkeypatch.setattr(tasks, "compare", compare)
+    monkeypatch.setattr(tasks, "warm_up", lambda: None)
+    monkeypatch.setattr(tasks, "TASKS", {"small digits": task})
+    tasks.main(
+        ["--constant", "--tasks", "small digits", "--methods", "auto"]
+        + [f"--output={tmp_path}"]
+    )
+    assert seen == [("none", [0, 1, 2], ["auto"])]
+    backend = keras.backend.backend()
+    assert (tmp_path / f"tasks_constant_{backend}.json").exists()
+
+
 def test_criteria_say_when(tasks):
     import criteria
 

@@ -2,6 +2,7 @@
 
     python examples/benchmarks/tasks.py            # hours
     python examples/benchmarks/tasks.py --quick    # a quarter of an hour
+    python examples/benchmarks/tasks.py --constant # the rate does not decay
 
 It can be stopped, and goes on where it was: each run is kept in a file of its
 own, in the folder `--output`. It writes a table and a picture, of accuracy
@@ -50,12 +51,24 @@ def main(argv=None):
         default=list(METHODS),
         help="beside plain fit() and EarlyStopping",
     )
+    parser.add_argument(
+        "--constant",
+        action="store_true",
+        help="at a constant learning rate, as Keras users mostly train",
+    )
     args = parser.parse_args(argv)
     if "plain, as long as auto" in args.methods and "auto" not in args.methods:
         parser.error("'plain, as long as auto' needs 'auto' among --methods")
     args.methods.sort(key=METHODS.index)
     tasks = QUICK if args.quick else TASKS
-    name, seeds, store = begin("tasks", args)
+    name = "tasks"
+    if args.constant:
+        name = "tasks_constant"
+        tasks = {
+            task: dataclasses.replace(each, decay="none")
+            for task, each in tasks.items()
+        }
+    name, seeds, store = begin(name, args)
     warm_up()
     results = {
         task: compare(
@@ -89,7 +102,7 @@ class Store:
         fields = dataclasses.asdict(task)
         settings = {k: v for k, v in fields.items() if not callable(v)}
         settings |= {
-            "auto": policy.DEFAULTS[policy.AUTO],
+            "auto": policy.DEFAULTS,
             "tuned": methods.TUNED,
             "code": code(),
         }
