@@ -2,6 +2,7 @@
 # make test       all tests, on the three backends, and the style
 # make test-all   the same, and the long matrices
 # make test-jax   the tests on one backend; so with tensorflow, torch
+# make package    builds the package, and tries it in an environment of its own
 # make test-oldest-keras
 #                 what depends on Keras most, on the oldest that is supported
 #
@@ -19,12 +20,13 @@ MARKERS := not long
 # What TensorFlow, which tokenizes on every backend, says of missing GPUs.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-all lint $(BACKENDS:%=test-%) test-oldest-keras clean
+.PHONY: demo test test-all lint $(BACKENDS:%=test-%) test-oldest-keras \
+	package clean
 
 demo: .venv/$(if $(filter torch,$(KERAS_BACKEND)),test,demo).stamp
 	$(BIN)/python examples/finetune_text_classifier.py
 
-test: lint
+test: lint package
 	$(MAKE) --jobs=2 --output-sync=target $(BACKENDS:%=test-%) test-oldest-keras
 
 test-all:
@@ -40,6 +42,15 @@ test-oldest-keras: .venv/test.stamp
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/oldest $(OLDEST_KERAS)
 	PYTHONPATH=.venv/oldest KERAS_BACKEND=jax $(BIN)/python -m pytest \
 		tests/test_keras_internals_*.py tests/test_faults.py tests/test_resume.py
+
+# From another folder, so that it is the package that is tried.
+package: .venv/test.stamp
+	rm -rf build/dist build/venv
+	$(BIN)/python -m build --outdir build/dist .
+	$(BIN)/twine check --strict build/dist/*
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/pip install --quiet "$$(ls build/dist/*.whl)[jax]"
+	cd build && KERAS_BACKEND=jax venv/bin/python ../tests/smoke.py
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

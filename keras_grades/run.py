@@ -327,6 +327,8 @@ class Run:
             when = f"nothing freezes before step {first}{of}"
             if deadline:
                 when += f", and all settle from step {deadline} on, or sooner"
+            if deadline and first == deadline:
+                when = f"all settle from step {deadline}{of} on"
             if self.total_steps and first > self.total_steps:
                 when = (
                     f"nothing can freeze: the first step that may is {first}, "
