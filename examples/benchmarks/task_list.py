@@ -33,7 +33,8 @@ class Task:
         epochs: Integer, of the full schedule.
         learning_rate: Float, at first; it decays to 0.
         decay: `"linear"`, `"cosine"`, `"steps"`, by ten at a half and at three
-            quarters of the schedule, or `"none"`.
+            quarters of the schedule, `"settle"`, linearly over the last fifth,
+            or `"none"`.
         optimizer: Function of the learning rate.
     """
 
@@ -61,6 +62,7 @@ class Task:
             "steps": lambda: schedules.PiecewiseConstantDecay(
                 [steps // 2, steps * 3 // 4], [first, first / 10, first / 100]
             ),
+            "settle": lambda: Settle(first, steps),
             "none": lambda: first,
         }[self.decay]()
         model = self.build()
@@ -74,6 +76,21 @@ class Task:
     def quick(self, examples, epochs):
         """A small version, to see that everything works."""
         return dataclasses.replace(self, examples=examples, epochs=epochs)
+
+
+@keras.saving.register_keras_serializable(package="benchmarks")
+class Settle(keras.optimizers.schedules.LearningRateSchedule):
+    """Constant, then linear to 0 over the last fifth of the steps."""
+
+    def __init__(self, rate, steps):
+        self.rate, self.steps = rate, steps
+
+    def __call__(self, step):
+        left = 1 - keras.ops.cast(step, "float32") / self.steps
+        return self.rate * keras.ops.minimum(1.0, 5 * left)
+
+    def get_config(self):
+        return {"rate": self.rate, "steps": self.steps}
 
 
 def some(split, n):

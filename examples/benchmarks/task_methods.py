@@ -166,7 +166,9 @@ def auto(task, data, seed, **arguments):
 
 def shorter_schedule(task, data, seed, epochs):
     """Plain `fit()`, in which the learning rate decays in so many epochs."""
-    return train(dataclasses.replace(task, epochs=epochs), data, seed)[2]
+    decay = "settle" if task.decay == "none" else task.decay
+    task = dataclasses.replace(task, epochs=epochs, decay=decay)
+    return train(task, data, seed)[2]
 
 
 def fixed_schedule(task, data, seed):

@@ -36,6 +36,8 @@ METHODS = (
     "plain, in the wanted time",
     "plain, as long as auto",
 )
+# At a constant rate: the controls settle, as auto does.
+AT_CONSTANT = ("auto", "plain, as long as auto", "plain, settled")
 COMPARED = ("early stopping, 1", "early stopping, 3", "tuned tau", "auto")
 # The low end of the paper, and points of accuracy that may be lost: on
 # average over all tasks and seeds, and in any of them.
@@ -47,8 +49,7 @@ def main(argv=None):
     parser.add_argument(
         "--methods",
         nargs="*",
-        choices=METHODS,
-        default=list(METHODS),
+        choices=[*METHODS, AT_CONSTANT[-1]],
         help="beside plain fit() and EarlyStopping",
     )
     parser.add_argument(
@@ -57,9 +58,11 @@ def main(argv=None):
         help="at a constant learning rate, as Keras users mostly train",
     )
     args = parser.parse_args(argv)
+    if args.methods is None:
+        args.methods = list(AT_CONSTANT if args.constant else METHODS)
     if "plain, as long as auto" in args.methods and "auto" not in args.methods:
         parser.error("'plain, as long as auto' needs 'auto' among --methods")
-    args.methods.sort(key=METHODS.index)
+    args.methods.sort(key=[*METHODS, AT_CONSTANT[-1]].index)
     tasks = QUICK if args.quick else TASKS
     name = "tasks"
     if args.constant:
@@ -187,6 +190,8 @@ def epochs_of_control(name, task, done):
     It shows what they have who know beforehand how long to train: as long as
     there is time for when as fast as is wanted, or as long as auto did.
     """
+    if name == "plain, settled":
+        return task.epochs
     if name == "plain, as long as auto":
         epochs = task.epochs * done["auto"]["steps"] / task.steps
     else:
