@@ -230,6 +230,22 @@ def test_the_command_at_a_constant_rate(tasks, monkeypatch, tmp_path, task):
     assert (tmp_path / f"tasks_constant_{backend}.json").exists()
 
 
+def test_settled(tasks, monkeypatch, tmp_path, task):
+    import settled
+
+    monkeypatch.setattr(settled, "TASKS", {"small digits": task})
+    monkeypatch.setattr(settled, "SHARES", (0.5, 1.0))
+    settled.main(
+        ["--tasks", "small digits", "--seeds", "0", f"--output={tmp_path}"]
+    )
+    path = tmp_path / f"settled_{keras.backend.backend()}.json"
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["plan"] for row in rows] == ["constant"] + ["settled"] * 2
+    steps = [row["steps"] for row in rows]
+    assert steps[0] == steps[2] == task.steps > steps[1]
+    assert all(0 <= row["validated"] <= 1 for row in rows)
+
+
 def test_criteria_say_when(tasks):
     import criteria
 
