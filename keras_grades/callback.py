@@ -267,6 +267,7 @@ class GradES(keras.callbacks.Callback):
             unwrap(model)
         if noted is not None:
             optimizer.load_freeze_state(noted)
+        resume.forget(optimizer.inner_optimizer)
         return Run(
             model,
             optimizer,

@@ -127,7 +127,7 @@ class Together(Threshold):
         return first if self.deadline is None else min(first, self.deadline)
 
     def reason(self, converged_at):
-        if converged_at == self.deadline:
+        if self.deadline is not None and converged_at >= self.deadline:
             return f"They settled from step {converged_at} on, by the plan."
         return f"What was learned no longer helped from step {converged_at} on."
 

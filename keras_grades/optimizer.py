@@ -100,7 +100,7 @@ class GradESOptimizer(OptimizerWrapper):
     # Own attributes, whatever the wrapped optimizer has of these names.
     components: tuple[Component, ...] = ()
     followers: tuple[Followers, ...] = ()
-    policy = rule = total_steps = steps_per_epoch = None
+    policy = rule = total_steps = steps_per_epoch = freeze_state = None
 
     def __init__(
         self,

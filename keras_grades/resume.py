@@ -19,21 +19,26 @@ def take_note(optimizer):
     Args:
         optimizer: `keras.optimizers.Optimizer`.
     """
-    if not isinstance(getattr(optimizer, checkpoint.PLACE, None), _Note):
+    # A `GradESOptimizer` has the place for itself.
+    if getattr(optimizer, checkpoint.PLACE, None) is None:
         setattr(optimizer, checkpoint.PLACE, _Note(optimizer))
 
 
 def noted(optimizer):
-    """Returns what was noted, a dict of arrays or `None`, and forgets it.
+    """What was noted, a dict of arrays, or `None`.
 
     Nothing is left of it once the optimizer has taken further steps.
     """
     note = vars(optimizer).get(checkpoint.PLACE)
     if note is None:
         return None
-    delattr(optimizer, checkpoint.PLACE)
     is_up_to_date = note.iterations == int(optimizer.iterations)
     return note.store if is_up_to_date else None
+
+
+def forget(optimizer):
+    """Ends the notes of an optimizer."""
+    vars(optimizer).pop(checkpoint.PLACE, None)
 
 
 class _Note(saving.Part):
@@ -49,6 +54,8 @@ class _Note(saving.Part):
                 key: np.asarray(store[key]) for key in [*store.keys()]
             }
             self.iterations = int(self._optimizer().iterations)
+        else:
+            self.store = self.iterations = None
 
 
 saving.register_marked(take_note)

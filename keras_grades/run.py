@@ -127,11 +127,7 @@ class Run:
         """
         self.has_begun = True
         step = self._first_step = self.take_up()
-        if epoch and not step:
-            # A later epoch without state: the steps that remain are planned.
-            self.total_steps = self._plan.steps(epoch)
-            self.optimizer.plan(self.total_steps)
-            self.rebuilds.total_steps = self.total_steps
+        self._plan_from(step, epoch)
         self._begin_at(step)
         # Nothing is compiled yet: to leave out frozen ones costs nothing.
         self._rebuild_is_due = (
@@ -139,6 +135,19 @@ class Run:
             and self.rebuilds.mode != "never"
             and not self._model.stop_training
         )
+
+    def _plan_from(self, step, epoch):
+        """Plans the steps that were taken, and those that remain.
+
+        They are the plan of `fit()`, unless it begins at a later epoch
+        without any state, or with one of another number of steps.
+        """
+        remaining = self._plan.steps(epoch)
+        if remaining is None or abs(step + remaining - self.total_steps) <= 1:
+            return  # With accumulated gradients one may be left over.
+        self.total_steps = step + remaining
+        self.optimizer.plan(self.total_steps)
+        self.rebuilds.total_steps = self.total_steps
 
     def _begin_at(self, step):
         if self._is_enough():
@@ -157,7 +166,7 @@ class Run:
         return (
             self.has_begun
             # What settled because its plan ended learns on in the next one.
-            and (deadline is None or self._converged_at != deadline)
+            and (deadline is None or self._converged_at < deadline)
             and not state["step"]  # Else a checkpoint was loaded.
             and self.optimizer.policy == other.optimizer.policy
             and _owned(self.components) == _owned(other.components)
@@ -344,7 +353,7 @@ class Run:
         ended = "ended" if self.stopped_step is None else "stopped"
         n, of = np.count_nonzero(self.frozen), len(self.components)
         why = self.optimizer.rule.criterion.reason(self._converged_at)
-        if not n:
+        if not self._converged_at:
             why = (
                 "None has converged: its statistic must stay below tau. Train "
                 "longer, or use a larger tau."

@@ -556,3 +556,27 @@ def test_checkpoint_of_the_last_epoch(tmp_path):
     assert any(frozen_at)
     assert frozen_at == [c.frozen_at for c in callback.components]
     assert resumed.report.steps == EPOCHS * BATCHES
+
+
+def test_a_file_that_goes_on_without_its_epoch_plans_all_that_remains(
+    tmp_path,
+):
+    """The steps of the file and those of this `fit()` are one plan."""
+    path = tmp_path / "{epoch}.keras"
+    interrupted("at_once", keras.callbacks.ModelCheckpoint(path))
+    model = keras.saving.load_model(tmp_path / f"{INTERRUPTED}.keras")
+    callback = grades(**SETTINGS["at_once"])
+    fit(model, callback)
+    assert callback.total_steps == (INTERRUPTED + EPOCHS) * BATCHES
+
+
+def test_an_error_does_not_lose_what_was_loaded(tmp_path):
+    path = tmp_path / "{epoch}.keras"
+    interrupted("at_once", keras.callbacks.ModelCheckpoint(path))
+    model = keras.saving.load_model(tmp_path / f"{INTERRUPTED}.keras")
+    other = grades(tau=1e30, alpha=3, components="block_0")
+    with pytest.raises(ValueError, match="does not fit"):
+        fit(model, other, initial_epoch=INTERRUPTED)
+    callback = grades(**SETTINGS["at_once"])
+    fit(model, callback, initial_epoch=INTERRUPTED)
+    check_same(callback, model, "at_once")

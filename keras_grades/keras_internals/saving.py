@@ -82,15 +82,33 @@ def save_as_if_alone(scaling, optimizer):
 def mark(compile_config):
     """Marks the optimizer in what `model.get_compile_config()` returned.
 
-    Its class gets a name under which others may register. Keras looks there
-    first, and finds its own class where nobody has.
+    `AdamW` of `keras.optimizers` becomes `optimizers.AdamW` of `keras`. That
+    is a name under which others may register, and no class of a user has.
+    Keras looks there first, and finds its own class where nobody has.
     """
     optimizer = (compile_config or {}).get("optimizer")
     while isinstance(optimizer, dict):
-        if optimizer.get("registered_name", "") is None:
-            optimizer["registered_name"] = optimizer["class_name"]
+        name = optimizer["class_name"]
+        of_keras = str(optimizer.get("module")).startswith("keras.")
+        if of_keras and name in _of_keras():
+            marked = f"optimizers.{name}"
+            optimizer.update(
+                module="keras", class_name=marked, registered_name=marked
+            )
         optimizer = optimizer["config"].get("inner_optimizer")
     return compile_config
+
+
+def _of_keras():
+    """The optimizers of Keras by name, but for loss scaling."""
+    return {
+        name: made
+        for name, made in vars(keras.optimizers).items()
+        if isinstance(made, type)
+        and issubclass(made, keras.optimizers.Optimizer)
+        and made.__name__ == name
+        and made is not keras.optimizers.LossScaleOptimizer
+    }
 
 
 def register_marked(after_creation):
@@ -100,14 +118,8 @@ def register_marked(after_creation):
         after_creation: Function of a `keras.optimizers.Optimizer` of Keras.
     """
     registered = keras.saving.get_custom_objects()
-    for name, made in vars(keras.optimizers).items():
-        if (
-            isinstance(made, type)
-            and issubclass(made, keras.optimizers.Optimizer)
-            and made.__name__ == name
-            and made is not keras.optimizers.LossScaleOptimizer
-        ):
-            registered.setdefault(name, _Marked(made, after_creation))
+    for name, made in _of_keras().items():
+        registered[f"optimizers.{name}"] = _Marked(made, after_creation)
 
 
 class _Marked:

@@ -92,7 +92,8 @@ class Transfer(Monitor):
         path = _added(state["path"], weights - start)
         pull = _added(state["pull"], carry)
         ends = seen % self.part == 0
-        counts = seen[:, None] // self.part + 1 - NEEDED
+        # Not a minus: PyTorch leaves that to numpy, which knows no device.
+        counts = ops.subtract(seen[:, None] // self.part + 1, NEEDED)
         is_new = ops.logical_and(ends[:, None], counts > 0)
         added = added_to_cosine(*compare(path, pull), is_new)
         cosine = _mean(state["cosine"], added, counts)
@@ -109,21 +110,19 @@ class Transfer(Monitor):
         return self._statistic(new), new
 
     def _statistic(self, state):
-        column = self._column(state)
         is_known = ops.greater_equal(state["seen"][:, None], self.part * KNOWN)
-        return ops.where(
-            is_known[:, column], state["cosine"][:, column], UNDEFINED
-        )
-
-    def _column(self, state):
-        """Short windows where most of a model has moved little."""
+        known = ops.where(is_known, state["cosine"], UNDEFINED)
         if not self.adapts:
-            return 1
+            return known[:, 1]
+        return ops.where(self._is_new(state), known[:, 1], known[:, 0])
+
+    def _is_new(self, state):
+        """Whether most of a model has moved far: then long windows count."""
         is_seen = state["seen"] > 0
         is_new = ops.logical_and(state["moved"] >= LITTLE, self._may_be_new)
         is_new = ops.logical_and(is_new, is_seen)
         count, of = (ops.sum(ops.cast(w, "int32")) for w in (is_new, is_seen))
-        return ops.cast(2 * count > of, "int32")
+        return 2 * count > of
 
 
 def _is_lora(component):
