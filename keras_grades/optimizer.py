@@ -163,9 +163,10 @@ class GradESOptimizer(OptimizerWrapper):
         Returns:
             Boolean, whether a step that was compiled before is out of date.
         """
-        grace_steps = self.rule.grace_steps
+        before = self.rule.grace_steps, self.rule.criterion.deadline
         self.plan(self.total_steps, read_ahead=total_steps)
-        return self.rule.grace_steps != grace_steps
+        after = self.rule.grace_steps, self.rule.criterion.deadline
+        return after != before
 
     @optimizers.no_automatic_dependency_tracking
     def build(self, variables):

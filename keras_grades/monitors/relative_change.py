@@ -20,6 +20,7 @@ from keras_grades.monitors.base import flatten
 from keras_grades.monitors.base import sum_by_component
 from keras_grades.monitors.sample import of_matrices
 from keras_grades.monitors.sample import sample
+from keras_grades.monitors.sample import sample_size
 
 # The last steps are twenty, or this share of all, if that is more.
 WINDOW = 20
@@ -64,8 +65,8 @@ class RelativeChange(Monitor):
         ]
         # Each entry stands for all those that the sample passes over.
         stands_for = [
-            math.prod(v.shape) / max(1, math.prod(change.shape))
-            for v, change in zip(flatten(matrices), changes)
+            math.prod(v.shape) / max(1, sample_size(v.shape))
+            for v in flatten(matrices)
         ]
         sizes = ops.multiply(
             backend.norms(changes, "l1"), np.array(stands_for, "float32")

@@ -38,6 +38,12 @@ def grid(shape, entries=SAMPLE):
     return tuple(slice(None, None, steps[a]) for a in range(len(shape)))
 
 
+def sample_size(shape, entries=SAMPLE):
+    """How many entries of a tensor of this shape `sample` returns."""
+    steps = (s.step for s in grid(shape, entries))
+    return math.prod(len(range(0, d, s)) for d, s in zip(shape, steps))
+
+
 def of_matrices(variables):
     """The places of a component's matrices; a bias moves with its matrix."""
     places = [i for i, v in enumerate(variables) if len(v.shape) > 1]

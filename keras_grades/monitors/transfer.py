@@ -22,6 +22,7 @@ from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
 from keras_grades.monitors.sample import of_matrices
 from keras_grades.monitors.sample import sample
+from keras_grades.monitors.sample import sample_size
 
 # So many entries at most stand for a component.
 ENTRIES = 256
@@ -209,10 +210,12 @@ def _row(tensors, variables):
     kept = of_matrices(variables)
     if not kept:
         return ops.zeros((ENTRIES,), "float32")
-    share = ENTRIES // len(kept)
+    share, shapes = ENTRIES // len(kept), [variables[i].shape for i in kept]
+    # The shape of a gradient may be unknown while a step is traced.
+    sizes = [sample_size(shape, share) for shape in shapes]
     parts = [
-        ops.reshape(sample(tensors[i], variables[i].shape, share), (-1,))
-        for i in kept
+        ops.reshape(sample(tensors[i], shape, share), (size,))
+        for i, shape, size in zip(kept, shapes, sizes)
     ]
     row = ops.cast(ops.concatenate(parts), "float32")
-    return ops.pad(row, (0, ENTRIES - row.shape[0]))
+    return ops.pad(row, (0, ENTRIES - sum(sizes)))
