@@ -69,7 +69,8 @@ class GradES(keras.callbacks.Callback):
     the steps of the first call: pass `alpha` as an integer. Once training
     was stopped, later calls take no step. A new instance, a model that was
     compiled again, `initial_epoch=0`, and a call after one that settled by
-    its plan, as each may at a constant learning rate, begin anew.
+    its plan, as the first may at a constant learning rate, begin anew. Once
+    a loop of one epoch each is known for one, the plan is no deadline.
     If it begins at a later epoch without any state, the planned steps are
     those that remain.
 
@@ -298,7 +299,7 @@ class GradES(keras.callbacks.Callback):
             self._run = earlier
             earlier.take_over(run, epoch)
         else:
-            run.begin(epoch)
+            run.begin(epoch, is_next=bool(epoch) and earlier is not None)
 
     def on_train_batch_begin(self, batch, logs=None):
         self._run.installation.check_is_on()

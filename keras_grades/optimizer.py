@@ -132,41 +132,62 @@ class GradESOptimizer(OptimizerWrapper):
         self._has_old_layout = False
 
     @optimizers.no_automatic_dependency_tracking
-    def plan(self, total_steps, read_ahead=None):
+    def plan(self, total_steps, is_open=False):
         """Sets the planned number of updates, before the first one.
 
         Args:
             total_steps: Integer, of which `alpha` is a share, or `None`.
-            read_ahead: Integer, up to which the learning rate is read.
-                Defaults to `total_steps`.
+            is_open: Boolean, whether training goes on after those. Defaults
+                to `False`.
         """
-        outlook = Outlook(total_steps, self.steps_per_epoch)
-        if self.policy.goes_by_rate:
-            schedules = optimizers.schedules_of(self.inner_optimizer)
-            outlook = outlook.with_rates(schedules, read_ahead or total_steps)
         self.total_steps = total_steps
+        outlook = self._outlook(is_open=is_open)
         # Once: the state is that of the monitor.
         self.policy = self.policy.chosen(outlook)
         self.rule = self.policy.resolve(self.components, outlook)
         self.components = self.rule.components
 
-    def extend(self, total_steps):
-        """Plans for more updates than at first.
+    def _outlook(self, **plan):
+        outlook = Outlook(self.total_steps, self.steps_per_epoch, **plan)
+        self._schedules = self._schedules_from_here()
+        return outlook.with_rates(self._schedules)
+
+    def _schedules_from_here(self):
+        if not self.policy.goes_by_rate:
+            return []
+        steps = int(ops.convert_to_numpy(self.own_iterations))
+        return optimizers.schedules_of(self.inner_optimizer, steps)
+
+    @property
+    def is_planned_from_here(self):
+        """Boolean, whether the learning rate was read where it is now.
+
+        Not if the wrapped optimizer was loaded since.
+        """
+        return self._schedules == self._schedules_from_here()
+
+    @optimizers.no_automatic_dependency_tracking
+    def extend(self, total_steps, is_open=False):
+        """Plans for other updates than at first, in the middle of a run.
 
         The grace period stays that of the first plan, unless the learning
-        rate rises once more.
+        rate rises once more, and so do the windows of the monitor.
 
         Args:
             total_steps: Integer, the number of updates planned now, or
                 `None`.
+            is_open: As in `plan`.
 
         Returns:
             Boolean, whether a step that was compiled before is out of date.
         """
-        before = self.rule.grace_steps, self.rule.criterion.deadline
-        self.plan(self.total_steps, read_ahead=total_steps)
-        after = self.rule.grace_steps, self.rule.criterion.deadline
-        return after != before
+        before = self.rule
+        outlook = self._outlook(is_open=is_open, extended_to=total_steps)
+        self.rule = self.policy.resolve(
+            self.components, outlook, before.monitor
+        )
+        was, now = before.criterion.deadline, self.rule.criterion.deadline
+        return (before.grace_steps, was) != (self.rule.grace_steps, now)
 
     @optimizers.no_automatic_dependency_tracking
     def build(self, variables):

@@ -19,56 +19,78 @@ class Outlook(NamedTuple):
     """A plan, and the learning rate in it.
 
     Attributes:
-        total_steps: Integer, the planned steps, or `None` if unknown.
+        total_steps: Integer, the steps that were planned at first, or `None`
+            if unknown.
         steps_per_epoch: Integer, or `None` if unknown.
         last_rise: Integer, the last step at which the learning rate rises.
         decays: Boolean, whether the learning rate decays by itself.
+        is_open: Boolean, whether training goes on when the plan has ended, as
+            in a loop of calls of `fit()`.
+        extended_to: Integer, the steps that are planned now, if others than
+            at first.
     """
 
     total_steps: int | None
     steps_per_epoch: int | None = None
     last_rise: int = 0
     decays: bool = False
+    is_open: bool = False
+    extended_to: int | None = None
 
-    def with_rates(self, schedules, until):
+    @property
+    def end(self):
+        """Integer, the step with which training ends, or `None`."""
+        return None if self.is_open else self.extended_to or self.total_steps
+
+    def with_rates(self, schedules):
         """Reads learning rates ahead.
 
         Args:
-            schedules: List of `keras.optimizers.schedules`.
-            until: Integer, the step up to which they are read, or `None` if
-                it is unknown how many there will be.
+            schedules: List of `ScheduleCalls`.
 
         Returns:
             `Outlook`.
         """
+        until = self.extended_to or self.total_steps
         read = [read_schedule(s, until) for s in schedules if until]
         return self._replace(
-            last_rise=max((last_rise(*points) for points in read), default=0),
+            last_rise=max((last_rise(*r[:2]) for r in read), default=0),
             # Where a plan is unknown, nothing says that it does not.
-            decays=any(decays(rates) for _, rates in read)
+            decays=any(decays(*r[1:]) for r in read)
             or bool(schedules and not until),
         )
 
 
-def read_schedule(schedule, until):
+def read_schedule(calls, until):
     """Some steps, and the rates there, as the compiled step will see them.
 
     Args:
-        schedule: `keras.optimizers.schedules.LearningRateSchedule`.
+        calls: `ScheduleCalls`.
         until: Integer, the number of steps.
 
     Returns:
-        Integer and float array of shape `(m,)`. Steps are counted from 1.
+        Integer and float array of shape `(m,)`: steps, counted from 1, and
+        the rates there; and the rate with which the schedule itself ends, or
+        the last one, if that is later.
     """
     points = min(until, MAX_POINTS)
     steps = np.unique(np.linspace(0, until - 1, points).astype("int32"))
+    numbers = calls.first + calls.every * steps
+    # A call of `fit()` may be one of several.
+    numbers = np.append(numbers, max(numbers[-1], _end(calls.schedule)))
 
-    def rate(step):
-        return ops.cast(schedule(step), "float32")
+    def rate(number):
+        return ops.cast(calls.schedule(number), "float32")
 
-    rates = backend.map(rate, ops.convert_to_tensor(steps))
-    # A schedule counts from 0.
-    return steps + 1, ops.convert_to_numpy(rates)
+    numbers = ops.convert_to_tensor(numbers.astype("int32"))
+    rates = ops.convert_to_numpy(backend.map(rate, numbers))
+    return steps + 1, rates[:-1], rates[-1]
+
+
+def _end(schedule):
+    """Where a schedule of Keras says that it ends, or 0."""
+    names = ("warmup_steps", "decay_steps")
+    return int(sum(getattr(schedule, name, None) or 0 for name in names))
 
 
 def last_rise(steps, rates):
@@ -81,6 +103,6 @@ def last_rise(steps, rates):
     return int(steps[1:][rises][-1]) if rises.any() else 0
 
 
-def decays(rates):
+def decays(rates, at_end):
     """Whether a learning rate ends far below its highest."""
-    return bool(rates[-1] < DECAYED * np.max(rates))
+    return bool(at_end < DECAYED * np.max(rates))

@@ -105,6 +105,7 @@ class FreezePolicy:
         self,
         components: Sequence[Component],
         outlook: Outlook,
+        monitor: Monitor | None = None,
     ) -> Rule:
         """Applies the policy to a model and a plan.
 
@@ -112,25 +113,28 @@ class FreezePolicy:
             components: Sequence of `Component`.
             outlook: `Outlook`. A monitor that goes by the learning rate waits
                 for its last rise.
+            monitor: The `Monitor` of a rule that this one goes on from.
 
         Returns:
             `Rule`.
 
         Raises:
-            ValueError: If a pattern of `tau` matches no component, or `alpha`
-                or `horizon` is a share of an unknown number of steps.
+            ValueError: If a pattern of `tau` matches no component, `alpha` or
+                `horizon` is a share of an unknown number of steps, or
+                `cooldown` is longer than the plan.
         """
         if self.monitor is None:
             return self.chosen(outlook).resolve(components, outlook)
         tracked, tau = self.thresholds(components)
+        monitor = monitor or self._monitor(outlook)
         grace_steps = self._grace_steps(outlook.total_steps)
         if self.goes_by_rate:
             grace_steps = max(grace_steps, outlook.last_rise)
         if self._is_by_transfer and self.criterion is None:
-            parts = self._together(tracked, outlook, grace_steps)
+            parts = self._together(tracked, outlook, grace_steps, monitor)
         else:
-            parts = self._one_by_one(outlook, grace_steps)
-        monitor, criterion, action = parts
+            parts = self._one_by_one(grace_steps)
+        criterion, action = parts
         return Rule(
             tuple(tracked), tau, monitor, criterion, action, grace_steps
         )
@@ -144,22 +148,21 @@ class FreezePolicy:
     def _with_monitor(self, monitor):
         return dataclasses.replace(self, monitor=monitor)
 
-    def _one_by_one(self, outlook, grace_steps):
+    def _one_by_one(self, grace_steps):
         """Each component converges, and comes to rest, by itself."""
         criterion: Criterion = Threshold(self.patience or 0, grace_steps)
         action: Action = Anneal(self.cooldown) if self.cooldown else Freeze()
-        return self._monitor(outlook), self.criterion or criterion, action
+        return self.criterion or criterion, action
 
-    def _together(self, components, outlook, grace_steps):
+    def _together(self, components, outlook, grace_steps, monitor):
         """All converge at one step, and the learning rate falls for all."""
-        monitor = self._monitor(outlook)
         patience = self.patience
         if patience is None:
             patience = monitor.short_window
         deadline = self._deadline(outlook, grace_steps)
         criterion = Together(patience, grace_steps, deadline)
         action = Settle(self.cooldown, [c.block for c in components])
-        return monitor, criterion, action
+        return criterion, action
 
     def _monitor(self, outlook):
         horizon = None
@@ -168,7 +171,7 @@ class FreezePolicy:
         return monitors.get(self.monitor, self.norm, horizon)
 
     def _horizon_steps(self, outlook):
-        total_steps, epoch = outlook.total_steps, outlook.steps_per_epoch
+        end, epoch = outlook.end, outlook.steps_per_epoch
         if validation.is_integer(self.horizon):
             return int(self.horizon)
         if self.horizon is not None:
@@ -182,21 +185,28 @@ class FreezePolicy:
                 )
             return max(1, int(self.horizon * epoch))
         known = [EPOCHS * epoch] if epoch else []
-        known += [int(SHARE_OF_PLAN * total_steps)] if total_steps else []
+        known += [int(SHARE_OF_PLAN * end)] if end else []
         return min(known, default=STEPS)
 
     def _deadline(self, outlook, grace_steps):
         """The last step from which a whole cooldown fits into the plan."""
-        total_steps = outlook.total_steps
-        if total_steps is None or outlook.decays:
+        end = outlook.end
+        if end is None or outlook.decays:
             return None
         if validation.is_integer(self.cooldown):
-            deadline = total_steps - self.cooldown
+            deadline = end - self.cooldown
+            if deadline < 1:
+                raise ValueError(
+                    "`cooldown` must be shorter than the plan, at the end of "
+                    "which training has settled. Pass fewer steps, or a "
+                    f"float, a share. Received: cooldown={self.cooldown}, "
+                    f"with {end} steps planned"
+                )
         else:
-            deadline = int(total_steps / (1 + self.cooldown))
+            deadline = int(end / (1 + self.cooldown))
             # A cooldown is a whole number of steps, and may be less.
             later = deadline + 1
-            if later + int(self.cooldown * later) <= total_steps:
+            if later + int(self.cooldown * later) <= end:
                 deadline = later
         return max(1, deadline, grace_steps)
 

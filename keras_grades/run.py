@@ -45,6 +45,10 @@ class Plan(NamedTuple):
         epochs = self.epochs - first_epoch
         return self.batches * epochs // self.batches_per_step
 
+    def is_one(self, epoch):
+        """Whether an epoch is the only one: then it is one of a loop's."""
+        return self.epochs is not None and self.epochs - epoch == 1
+
 
 class Run:
     """Follows one `fit()` from the host.
@@ -120,14 +124,18 @@ class Run:
         """Boolean array of shape `(n,)`, as of the last look."""
         return np.array([c.frozen_at is not None for c in self.components])
 
-    def begin(self, epoch):
+    def begin(self, epoch, is_next=False):
         """Begins where the first epoch does, or a checkpoint that was loaded.
 
         Other callbacks may have loaded it since `on_train_begin`.
+
+        Args:
+            epoch: Integer, the first epoch.
+            is_next: Boolean, whether the callback had another `fit()` before.
         """
         self.has_begun = True
         step = self._first_step = self.take_up()
-        self._plan_from(step, epoch)
+        self._plan_from(step, epoch, is_next and self._plan.is_one(epoch))
         self._begin_at(step)
         # Nothing is compiled yet: to leave out frozen ones costs nothing.
         self._rebuild_is_due = (
@@ -136,18 +144,21 @@ class Run:
             and not self._model.stop_training
         )
 
-    def _plan_from(self, step, epoch):
+    def _plan_from(self, step, epoch, is_open):
         """Plans the steps that were taken, and those that remain.
 
         They are the plan of `fit()`, unless it begins at a later epoch
         without any state, or with one of another number of steps.
         """
-        remaining = self._plan.steps(epoch)
-        if remaining is None or abs(step + remaining - self.total_steps) <= 1:
-            return  # With accumulated gradients one may be left over.
-        self.total_steps = step + remaining
-        self.optimizer.plan(self.total_steps)
-        self.rebuilds.total_steps = self.total_steps
+        remaining, total_steps = self._plan.steps(epoch), self.total_steps
+        # With accumulated gradients one may be left over.
+        if remaining is not None and abs(step + remaining - total_steps) > 1:
+            total_steps = step + remaining
+        is_as_planned = total_steps == self.total_steps and not is_open
+        if is_as_planned and self.optimizer.is_planned_from_here:
+            return
+        self.total_steps = self.rebuilds.total_steps = total_steps
+        self.optimizer.plan(total_steps, is_open)
 
     def _begin_at(self, step):
         if self._is_enough():
@@ -186,7 +197,8 @@ class Run:
         remaining = self._plan.steps(epoch)
         self.total_steps = None if remaining is None else step + remaining
         self.rebuilds.total_steps = self.total_steps
-        if self.optimizer.extend(self.total_steps):
+        is_open = self._plan.is_one(epoch)
+        if self.optimizer.extend(self.total_steps, is_open):
             self._model.make_train_function(force=True)
         self._begin_at(step)
 

@@ -1,16 +1,23 @@
 """Learning-rate schedules are read ahead: before a rise nothing is final."""
 
 import keras
+import numpy as np
 import pytest
 import small
 from keras.optimizers import schedules
 
 import keras_grades
 from keras_grades import GradES
+from keras_grades.keras_internals.optimizers import ScheduleCalls
 from keras_grades.keras_internals.optimizers import schedules_of
 from keras_grades.outlook import Outlook
 from keras_grades.outlook import last_rise
 from keras_grades.outlook import read_schedule
+
+
+def last_rise_of(schedule, until):
+    steps, rates, _ = read_schedule(ScheduleCalls(schedule), until)
+    return last_rise(steps, rates)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +37,7 @@ from keras_grades.outlook import read_schedule
     ],
 )
 def test_last_rise(schedule, expected):
-    assert last_rise(*read_schedule(schedule, 100)) == expected
+    assert last_rise_of(schedule, 100) == expected
     rates = [float(schedule(step)) for step in range(100)]
     by_eye = [s for s in range(1, 100) if rates[s] > rates[s - 1] + 1e-4]
     assert expected == (by_eye[-1] + 1 if by_eye else 0)
@@ -38,7 +45,7 @@ def test_last_rise(schedule, expected):
 
 def test_a_long_run_is_read_in_part():
     schedule = schedules.CosineDecayRestarts(0.1, 30_000)
-    found = last_rise(*read_schedule(schedule, 100_000))
+    found = last_rise_of(schedule, 100_000)
     assert 90_000 <= found <= 90_000 + 100_000 / 500
 
 
@@ -56,7 +63,7 @@ class Counted(schedules.CosineDecayRestarts):
 def test_a_schedule_is_traced_and_not_called_for_each_step():
     """On JAX each call of one that branches compiles, for 0.2 s."""
     schedule = Counted(0.1, 30)
-    assert last_rise(*read_schedule(schedule, 100)) == 91
+    assert last_rise_of(schedule, 100) == 91
     assert schedule.calls <= 3
 
 
@@ -78,17 +85,89 @@ def test_a_schedule_is_read_only_for_a_monitor_that_goes_by_the_rate():
 
 def test_a_schedule_of_unknown_length_may_decay():
     schedule = schedules.CosineDecay(0.1, 100)
-    outlook = Outlook(None)
-    assert outlook.with_rates([schedule], None).decays
-    assert not outlook.with_rates([], None).decays
-    assert outlook.with_rates([schedule], 100).decays
-    assert not outlook.with_rates([schedule], 10).decays
+    calls = [ScheduleCalls(schedule)]
+    assert Outlook(None).with_rates(calls).decays
+    assert not Outlook(None).with_rates([]).decays
+    assert Outlook(100).with_rates(calls).decays
+
+
+@pytest.mark.parametrize(
+    ("schedule", "decays"),
+    [
+        (schedules.CosineDecay(0.1, 100), True),
+        (schedules.CosineDecay(0.1, 100, alpha=0.9), False),
+        (schedules.PolynomialDecay(0.1, 100), True),
+        # Its highest rate is yet to come.
+        (schedules.CosineDecay(0, 90, warmup_target=1, warmup_steps=9), True),
+        (schedules.ExponentialDecay(0.1, 100, 0.9), False),
+    ],
+)
+def test_a_plan_may_be_shorter_than_its_schedule(schedule, decays):
+    """As that of each call of `fit()` in a loop."""
+    outlook = Outlook(10).with_rates([ScheduleCalls(schedule)])
+    assert outlook.decays == decays
+    assert outlook.last_rise <= 10
+
+
+class Numbers(schedules.LearningRateSchedule):
+    """The rate is the number that it is called with, and one."""
+
+    def __call__(self, step):
+        return keras.ops.cast(step, "float32") + 1
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("every", [None, 3])
+@pytest.mark.parametrize("earlier", [0, 7])
+def test_rates_are_read_where_the_optimizer_will_be(every, earlier):
+    optimizer = keras.optimizers.SGD(
+        Numbers(), gradient_accumulation_steps=every
+    )
+    weight = keras.Variable(np.zeros(1, "float32"))
+
+    def updates(batches):
+        """What a gradient of 1 moves: the rate."""
+        moves = []
+        for _ in range(batches):
+            before = float(keras.ops.sum(weight))
+            optimizer.apply([keras.ops.ones((1,))], [weight])
+            moves.append(before - float(keras.ops.sum(weight)))
+        return [move for move in moves if move]
+
+    updates(earlier)
+    (calls,) = schedules_of(optimizer)
+    steps, rates, _ = read_schedule(calls, 5)
+    assert steps.tolist() == [1, 2, 3, 4, 5]
+    taken = updates(2 * (every or 1))
+    # In the middle of a run they are the same.
+    assert schedules_of(optimizer, len(taken)) == [calls]
+    taken += updates(3 * (every or 1))
+    assert rates.tolist() == taken
+
+
+def test_a_plan_follows_an_optimizer_that_was_loaded():
+    rises = schedules.PiecewiseConstantDecay([20], [0.01, 0.1])
+    model = small.transformer(blocks=1)
+    model.compile(keras.optimizers.SGD(rises), small.loss())
+
+    class Load(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.optimizer.iterations.assign(15)
+
+    x, y = small.data(10)
+    grades = GradES(monitor="relative_change")
+    model.fit(x, y, 4, verbose=0, callbacks=[grades, Load()])
+    # Number 21, the first with the whole rate, is that of step 7.
+    assert grades.report.settings["grace_steps"] == 7
 
 
 def test_schedules_of_an_optimizer():
     """`learning_rate` is the rate of the moment; Keras keeps more."""
     schedule = schedules.CosineDecay(0.1, 100)
-    assert schedules_of(keras.optimizers.Adam(schedule)) == [schedule]
+    calls = [ScheduleCalls(schedule)]
+    assert schedules_of(keras.optimizers.Adam(schedule)) == calls
     assert schedules_of(keras.optimizers.Adam(0.1)) == []
     several = keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(
@@ -97,7 +176,7 @@ def test_schedules_of_an_optimizer():
         )
     )
     several.build(small.transformer(blocks=1).trainable_variables)
-    assert schedules_of(several) == [schedule]
+    assert schedules_of(several) == calls
 
 
 def fit(grades, schedule, epochs):

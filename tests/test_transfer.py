@@ -187,8 +187,31 @@ def test_deadline():
     assert resolved(300, alpha=0.9).criterion.deadline == 270
     assert resolved(300, decays=True).criterion.deadline is None
     assert resolved(None).criterion.deadline is None
-    # A cooldown as long as the plan begins with it.
-    assert resolved(300, cooldown=500).criterion.deadline == 1
+    assert resolved(300, decays=True, cooldown=500).action.cooldown == 500
+    with pytest.raises(ValueError, match=r"cooldown=300, with 300 steps"):
+        resolved(300, cooldown=300)
+
+
+def test_an_open_plan_is_no_deadline():
+    found = [Component("query", "query", "block", ())]
+    policy = FreezePolicy(monitor="transfer")
+    one = policy.resolve(found, Outlook(600, 600))
+    assert one.criterion.deadline == 480
+    assert one.monitor.part == 300 // 12
+    several = policy.resolve(found, Outlook(600, 600, is_open=True))
+    assert several.criterion.deadline is None
+    assert several.monitor.part == 1200 // 12
+
+
+def test_what_takes_no_part_is_not_compared_with():
+    """Towers that take turns: one ends a window where the other is idle."""
+    gradients, weights = descend(noise=1.0, steps=100)
+    alone = measure(gradients, weights)
+    gradients = np.concatenate([gradients, 0 * gradients], axis=1)
+    weights = np.concatenate([weights, 100 * weights], axis=1)
+    np.testing.assert_allclose(
+        measure(gradients, weights)[:, :1], alone, rtol=1e-5
+    )
 
 
 # In training.
@@ -397,7 +420,13 @@ def test_a_later_rise_of_the_rate_leaves_the_monitor_ready():
     )
     variables = model.trainable_variables
     optimizer.build(variables)
+    monitor = optimizer.rule.monitor
     assert optimizer.extend(100)
+    assert optimizer.rule.monitor is monitor
+    assert optimizer.rule.criterion.deadline == 80
+    assert not optimizer.extend(100)
+    assert optimizer.extend(100, is_open=True)
+    assert optimizer.rule.criterion.deadline is None
     gradients = [keras.ops.ones(v.shape) for v in variables]
     for _ in range(2):
         optimizer.apply(gradients, variables)
@@ -432,11 +461,11 @@ def test_it_says_why_it_stopped_and_why_nothing_froze(capsys):
 
 
 def test_a_loop_of_fits_learns_on_after_each_plan():
-    """Each call ends settled; the next one begins anew."""
+    """The first ends settled. From the second on they are known for a loop."""
     model = compiled(keras.optimizers.Adam(1e-5), blocks=1)
     grades, before = GradES(verbose=0), small.weights(model)
     x, y = small.data(20)
-    for epoch in range(3):
+    for epoch in range(4):
         model.fit(
             x,
             y,
@@ -446,8 +475,38 @@ def test_a_loop_of_fits_learns_on_after_each_plan():
             verbose=0,
             callbacks=[grades],
         )
-        assert all(c.frozen_at for c in grades.components)
+        is_first = epoch == 0
+        assert all(bool(c.frozen_at) == is_first for c in grades.components)
+        # The second begins anew; others go on from it.
+        assert grades.report.steps == (20 if is_first else 20 * epoch)
         assert int(model.optimizer.iterations) == 20 * (epoch + 1)
         after = small.weights(model)
         assert all((a != b).any() for a, b in zip(after, before))
         before = after
+
+
+def test_more_epochs_move_the_deadline():
+    model, grades = compiled(keras.optimizers.Adam(1e-5), 1), GradES(verbose=0)
+    x, y = small.data(20)
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 0
+
+    def go_on(first, last, *callbacks):
+        model.fit(
+            x,
+            y,
+            4,
+            initial_epoch=first,
+            epochs=last,
+            verbose=0,
+            callbacks=[grades, *callbacks],
+        )
+
+    go_on(0, 3, Stop())
+    assert grades.report.steps == 20
+    go_on(1, 6)
+    assert grades.total_steps == grades.stopped_step == 120
+    # A block, of one.
+    assert {c.frozen_at for c in grades.components} == {96 + 24}

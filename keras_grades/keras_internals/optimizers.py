@@ -7,6 +7,7 @@ import keras
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
 __all__ = [
+    "ScheduleCalls",
     "averages",
     "build_without_state",
     "counter",
@@ -61,14 +62,41 @@ def counter(optimizer):
     return optimizer._iterations
 
 
-def schedules_of(optimizer):
-    """List of the learning-rate schedules of an optimizer."""
-    schedule = keras.optimizers.schedules.LearningRateSchedule
-    return [
-        inner._learning_rate
-        for inner in inner_optimizers(optimizer)
-        if isinstance(inner._learning_rate, schedule)
-    ]
+class ScheduleCalls(NamedTuple):
+    """A learning-rate schedule, and the numbers that it is called with.
+
+    An optimizer counts what it was called with before, and each batch whose
+    gradients it accumulates.
+
+    Attributes:
+        schedule: `keras.optimizers.schedules.LearningRateSchedule`.
+        first: Integer, the number at the first update of a run.
+        every: Integer, by how much it grows from one update to the next.
+    """
+
+    schedule: keras.optimizers.schedules.LearningRateSchedule
+    first: int = 0
+    every: int = 1
+
+
+def schedules_of(optimizer, updates=0):
+    """The learning-rate schedules of an optimizer.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        updates: Integer, the updates that the run has taken so far.
+
+    Returns:
+        List of `ScheduleCalls`.
+    """
+    kind, found = keras.optimizers.schedules.LearningRateSchedule, []
+    for inner in inner_optimizers(optimizer):
+        if isinstance(inner._learning_rate, kind):
+            every = inner.gradient_accumulation_steps or 1
+            before = int(keras.ops.convert_to_numpy(inner._iterations)) // every
+            first = every * (before - updates + 1) - 1
+            found.append(ScheduleCalls(inner._learning_rate, first, every))
+    return found
 
 
 @contextlib.contextmanager

@@ -96,6 +96,9 @@ class Transfer(Monitor):
         # Not a minus: PyTorch leaves that to numpy, which knows no device.
         counts = ops.subtract(seen[:, None] // self.part + 1, NEEDED)
         is_new = ops.logical_and(ends[:, None], counts > 0)
+        # What takes no part in this step is not compared with.
+        takes_part = ops.any(ops.not_equal(carry, 0), axis=1, keepdims=True)
+        is_new = ops.logical_and(is_new, takes_part)
         added = added_to_cosine(*compare(path, pull), is_new)
         cosine = _mean(state["cosine"], added, counts)
         new = {
