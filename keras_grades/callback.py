@@ -20,11 +20,12 @@ from keras_grades.keras_internals import callbacks
 from keras_grades.monitors import Monitor
 from keras_grades.optimizer import GradESOptimizer
 from keras_grades.policy import FreezePolicy
+from keras_grades.rebuild.attached import find_installation
 from keras_grades.rebuild.costs import StepWork
 from keras_grades.rebuild.costs import parameters_of
 from keras_grades.rebuild.decision import Rebuilds
-from keras_grades.rebuild.installation import find_installation
 from keras_grades.rebuild.installation import unwrap
+from keras_grades.rebuild.late_build import LateBuild
 from keras_grades.report import FreezeReport
 from keras_grades.run import Plan
 from keras_grades.run import Run
@@ -214,6 +215,9 @@ class GradES(keras.callbacks.Callback):
         self._run: Run | None = None
         # Of the last `fit()`, until it is known whether this one goes on.
         self._earlier: Run | None = None
+        # While the model is not built, and the epoch that has begun then.
+        self._waits: LateBuild | None = None
+        self._first_epoch = 0
         self._report: FreezeReport | None = None
 
     def set_model(self, model):
@@ -232,8 +236,22 @@ class GradES(keras.callbacks.Callback):
                 "This model is in training with a `GradES` already. Give "
                 "`fit()` one of them only."
             )
-        self._earlier, self._run = self._run, self._new_run(model)
+        is_built = model.built and model.variables
+        if is_built or not backend.builds_late:
+            self._waits = None
+            self._start()
+        else:
+            self._waits = LateBuild(model, self._start_late)
+            self._waits.put_on()
+
+    def _start(self):
+        self._earlier, self._run = self._run, self._new_run(self.model)
         self._run.installation.put_on()
+
+    def _start_late(self):
+        self._waits = None
+        self._start()
+        self.on_epoch_begin(self._first_epoch)
 
     def _new_run(self, model):
         """Finds what to track, and wraps the optimizer."""
@@ -287,6 +305,9 @@ class GradES(keras.callbacks.Callback):
         )
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self._waits is not None:
+            self._first_epoch = epoch
+            return
         self._run.installation.check_is_on()
         if self._earlier is not None or not self._run.has_begun:
             self._begin(epoch)
@@ -302,10 +323,14 @@ class GradES(keras.callbacks.Callback):
             run.begin(epoch, is_next=bool(epoch) and earlier is not None)
 
     def on_train_batch_begin(self, batch, logs=None):
+        if self._waits is not None:
+            return
         self._run.installation.check_is_on()
         self._run.rebuild_if_due()
 
     def on_epoch_end(self, epoch, logs=None):
+        if self._waits is not None:
+            return  # There was no batch.
         self._run.installation.check_is_on()
         self._run.installation.check_flags()
         self._run.look()
@@ -316,6 +341,9 @@ class GradES(keras.callbacks.Callback):
             self._run.look()
 
     def on_train_end(self, logs=None):
+        if self._waits is not None:
+            self.restore()
+            return
         if self._run.has_begun:
             self._run.look()
         else:
@@ -334,8 +362,9 @@ class GradES(keras.callbacks.Callback):
         `fit()` or `compile()` does; call this, or use GradES as a context
         manager, to have it done at once.
         """
-        if self._run is not None:
-            self._run.installation.take_off()
+        for attached in (self._waits, self._run and self._run.installation):
+            if attached is not None:
+                attached.take_off()
 
     def __enter__(self) -> Self:
         return self
@@ -394,6 +423,7 @@ class GradES(keras.callbacks.Callback):
     def __getstate__(self) -> dict[str, Any]:
         # A copy has the arguments and the report; the model stays here.
         state = callbacks.state_without_model(self)
+        state["_waits"] = None
         if self._run is not None:
             state |= {
                 "_run": None,

@@ -14,8 +14,8 @@ import small
 import keras_grades
 from keras_grades import GradES
 from keras_grades import GradESOptimizer
-from keras_grades.rebuild.installation import INSTALLED
-from keras_grades.rebuild.installation import find_installation
+from keras_grades.rebuild.attached import find_installation
+from keras_grades.rebuild.installation import Installation
 
 HUGE = 1e30
 
@@ -35,7 +35,7 @@ def fit(model, *callbacks, batches=6, **arguments):
 def check_nothing_is_left(model, optimizer):
     assert model.optimizer is optimizer
     assert find_installation(model) is None
-    assert not [name for name in INSTALLED if name in vars(model)]
+    assert not [name for name in Installation.names if name in vars(model)]
     assert all(v.trainable for v in model.trainable_variables)
     assert len(model.trainable_variables) == len(model.variables)
 
@@ -416,3 +416,124 @@ def test_a_model_of_pytorch():
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match=r"not for.*PyTorch.*linear\.Linear"):
         GradES().set_model(torch.nn.Linear(2, 2))
+
+
+# A model that `fit()` builds.
+
+
+class Unbuilt(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.attention = keras.layers.MultiHeadAttention(2, 4)
+        self.up = keras.layers.Dense(16, activation="relu")
+        self.down = keras.layers.Dense(8)
+        self.head = keras.layers.Dense(3)
+
+    def call(self, x):
+        x = x + self.attention(x, x)
+        x = x + self.down(self.up(x))
+        return self.head(keras.ops.mean(x, axis=1))
+
+
+def unbuilt(kind=Unbuilt, **arguments):
+    keras.utils.set_random_seed(0)
+    model = kind()
+    model.compile(keras.optimizers.Adam(0.01), small.loss(), **arguments)
+    return model
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"run_eagerly": True},
+        pytest.param(
+            {"steps_per_execution": 2},
+            marks=pytest.mark.skipif(
+                keras.backend.backend() == "torch",
+                reason="It must be 1 on PyTorch.",
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_a_model_that_fit_builds(arguments):
+    built, late = unbuilt(**arguments), unbuilt(**arguments)
+    keras.utils.set_random_seed(1)
+    built(small.data(1)[0])
+    assert built.built and not late.built
+    runs = []
+    for model in (built, late):
+        # Attention freezes at step 3.
+        grades = GradES({"attention": HUGE, "": 1e-30}, alpha=3, verbose=0)
+        optimizer = model.optimizer
+        validation = small.data(2)
+        keras.utils.set_random_seed(1)
+        fit(model, grades, epochs=2, validation_data=validation)
+        check_nothing_is_left(model, optimizer)
+        runs.append([c.frozen_at for c in grades.components])
+        assert grades.report.steps == int(optimizer.iterations) == 12
+    assert runs[0] == runs[1] and 3 in runs[0]
+    for actual, expected in zip(small.weights(late), small.weights(built)):
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_a_model_that_fit_builds_trains_as_without_it():
+    plain, model = unbuilt(), unbuilt()
+    keras.utils.set_random_seed(1)
+    fit(plain)
+    keras.utils.set_random_seed(1)
+    fit(model, GradES(1e-30, alpha=2, verbose=0))
+    for actual, expected in zip(small.weights(model), small.weights(plain)):
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_an_interruption_before_the_first_batch_builds_it():
+    model, grades = unbuilt(), GradES(verbose=0)
+    optimizer = model.optimizer
+
+    def interrupt(model):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, grades, At(0, interrupt))
+    fit(model)
+    check_nothing_is_left(model, optimizer)
+    assert int(optimizer.iterations) == 6
+    assert not grades.components or not any(
+        c.frozen_at for c in grades.components
+    )
+
+
+def test_a_model_that_cannot_be_built():
+    class Fails(Unbuilt):
+        def call(self, x):
+            raise ValueError("on purpose")
+
+    model = unbuilt(Fails)
+    with pytest.raises(ValueError, match="on purpose"):
+        fit(model, GradES(verbose=0))
+    assert find_installation(model) is None
+    assert not [name for name in Installation.names if name in vars(model)]
+
+
+def test_a_model_is_unfrozen_step_by_step():
+    """As the error says that one can."""
+    model, grades = compiled(), GradES(1e-30, alpha=1, verbose=0)
+    below = model.get_layer("block_0_attention")
+    below.trainable = False
+    compiled(model)
+    fit(model, grades)
+    assert not any("attention" in c.name for c in grades.components)
+    with pytest.raises(ValueError, match="unfreeze a model step by step"):
+        fit(
+            model,
+            grades,
+            At(2, lambda model: setattr(below, "trainable", True)),
+            epochs=2,
+        )
+    grades.restore()
+    compiled(model)
+    fit(model, grades, epochs=2, initial_epoch=1)
+    assert any("attention" in c.name for c in grades.components)
+    assert grades.report.steps == 6

@@ -7,7 +7,7 @@ import small
 
 import keras_grades
 from keras_grades import GradES
-from keras_grades.rebuild.installation import find_installation
+from keras_grades.rebuild.attached import find_installation
 
 HUGE = 1e30
 # The attention freezes at step 5, in the middle of an epoch of 4 steps; the

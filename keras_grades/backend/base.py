@@ -119,6 +119,18 @@ class Backend:
         del arguments
         return logs
 
+    def batch_spec(self, *arguments):
+        """What the batches are like that a train function is about to take.
+
+        Returns:
+            What `train_step` is given, of things with `shape` and `dtype`; or
+            `None`, where Keras builds models before it calls its callbacks.
+        """
+        del arguments
+
+    # Whether `fit()` builds a model with its first batch.
+    builds_late = False
+
     def check(self, model):
         """Raises if a model is trained in a way that GradES cannot follow."""
         del model

@@ -25,6 +25,11 @@ class TensorFlowBackend(Backend):
             return values
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
+    builds_late = True
+
+    def batch_spec(self, iterator):
+        return iterator.element_spec
+
     def is_end_of_data(self, error):
         return isinstance(error, (StopIteration, tf.errors.OutOfRangeError))
 

@@ -3,7 +3,13 @@
 import keras
 from keras.src.utils.naming import to_snake_case
 
-__all__ = ["generated_name", "own_variables", "raw_kernel", "sublayers"]
+__all__ = [
+    "build_for",
+    "generated_name",
+    "own_variables",
+    "raw_kernel",
+    "sublayers",
+]
 
 
 def sublayers(layer):
@@ -16,6 +22,17 @@ def sublayers(layer):
         in_order = [s for s in layer.layers if id(s) in held]
         held = {id(s): s for s in in_order} | held
     return _after_attributes(layer, held.values())
+
+
+def build_for(model, data):
+    """Builds a model and its optimizer as `fit()` does, without a step.
+
+    Args:
+        model: A compiled `keras.Model`.
+        data: What `train_step` will be given, of things with a `shape` and a
+            `dtype`.
+    """
+    model._symbolic_build(data_batch=data)
 
 
 def own_variables(layer):

@@ -1,28 +1,15 @@
 """Puts GradES on a model for one `fit()`, and takes it off without a trace."""
 
-import contextlib
-import functools
-
 from keras_grades.backend import backend
 from keras_grades.keras_internals import jax_state
 from keras_grades.keras_internals import saving
+from keras_grades.rebuild.attached import Attached
 from keras_grades.train_step import GradESMixin
 from keras_grades.train_step import optimizer_place
 from keras_grades.train_step import with_logs
 
-# The attributes of the instance that hide those of its class meanwhile.
-INSTALLED = (
-    *jax_state.GUARDS,
-    "_grades_installation",
-    "compile",
-    "fit",
-    "get_compile_config",
-    "make_train_function",
-    "train_step",
-)
 
-
-class Installation:
+class Installation(Attached):
     """All that GradES changes on a model: the one way in, the one way out.
 
     The optimizer is wrapped, `train_step` adds its log, the train function
@@ -38,8 +25,16 @@ class Installation:
         restore_trainable: Boolean, whether flags are set back at the end.
     """
 
+    names = (
+        *Attached.names,
+        *jax_state.GUARDS,
+        "get_compile_config",
+        "make_train_function",
+        "train_step",
+    )
+
     def __init__(self, model, optimizer, after_call, clock, restore_trainable):
-        self.model = model
+        super().__init__(model)
         self.optimizer = optimizer
         self._after_call = after_call
         self._clock = clock
@@ -49,8 +44,6 @@ class Installation:
         self._flipped = []
         # What it made: the train step and the function of it.
         self._made = None
-        # What undoes it, the last change first.
-        self._undo = contextlib.ExitStack()
         # If not `None`, the next step is not taken, and these are its logs.
         # `fit()` knows no other way to take none.
         self.idle_logs = None
@@ -58,18 +51,7 @@ class Installation:
     @property
     def is_on(self):
         """Whether the model still has all that was put on it."""
-        return (
-            find_installation(self.model) is self
-            and getattr(*self._place) is self.optimizer
-        )
-
-    def put_on(self):
-        """Installs all of it, or nothing if that fails."""
-        try:
-            self._put_on()
-        except BaseException:
-            self.take_off()
-            raise
+        return super().is_on and getattr(*self._place) is self.optimizer
 
     def _put_on(self):
         model, undo = self.model, self._undo
@@ -78,8 +60,7 @@ class Installation:
         undo.callback(self._restore_train_function)
         undo.callback(self._restore_flags)
         undo.callback(self.optimizer.widen)
-        undo.callback(self._restore_attributes, self._own_attributes())
-        model._grades_installation = self
+        self._attach()
         inner = self.optimizer.inner_optimizer
         setattr(*self._place, self.optimizer)
         self.optimizer.stands_in = True
@@ -89,10 +70,6 @@ class Installation:
             model.optimizer.build(model.trainable_variables)
         undo.callback(saving.save_as_if_alone(self._place[0], self.optimizer))
         model.get_compile_config = self._get_compile_config
-        # `fit()` does not tell its callbacks when it is interrupted. So its
-        # next call, or that of `compile()`, finds the model as it was.
-        model.compile = self._after_take_off("compile")
-        model.fit = self._after_take_off("fit")
         backend.guard_state(model, self.check_flags)
         undo.callback(backend.sync, model)
         model.make_train_function = self._make_train_function
@@ -127,18 +104,6 @@ class Installation:
             and self._train_function is other._train_function
         )
 
-    def _own_attributes(self):
-        """The user's own attributes, which come back."""
-        attributes = vars(self.model)
-        return {n: attributes[n] for n in INSTALLED if n in attributes}
-
-    def _restore_attributes(self, own):
-        for name in INSTALLED:
-            if name in vars(self.model):
-                delattr(self.model, name)
-        for name, value in own.items():
-            setattr(self.model, name, value)
-
     def _restore_optimizer(self, inner):
         self.optimizer.stands_in = False
         # Another optimizer may have been put there meanwhile.
@@ -158,20 +123,6 @@ class Installation:
         # With other flags, the function of an earlier `fit()` does not fit.
         unchanged = self._restore_trainable or not self._flipped
         self.model.train_function = self._train_function if unchanged else None
-
-    def take_off(self):
-        """Gives the model back, with its optimizer, `train_step` and flags."""
-        self._undo.close()
-
-    def _after_take_off(self, method):
-        model = self.model
-
-        @functools.wraps(getattr(model, method))
-        def after_take_off(*args, **kwargs):
-            self.take_off()
-            return getattr(model, method)(*args, **kwargs)
-
-        return after_take_off
 
     def _make_train_function(self, force=False):
         model = self.model
@@ -232,9 +183,11 @@ class Installation:
         if _ids(self.model.trainable_variables) != self._trainable:
             raise ValueError(
                 "The `trainable` flags of this model, or its layers, were "
-                "changed during training by something else than GradES: a "
-                "compiled train step cannot follow. Set `trainable`, and add "
-                "layers, before `fit()`."
+                "changed during training by something else than GradES: the "
+                "optimizer and the compiled step cannot follow. Set "
+                "`trainable`, and add layers, before `fit()`. To unfreeze a "
+                "model step by step, end `fit()`, set the flags, compile the "
+                "model again, and go on with `initial_epoch`."
             ) from error
 
     def freeze(self, variables):
@@ -254,11 +207,6 @@ class Installation:
             self.optimizer.narrow(self.model.trainable_variables)
             raise
         self._flipped += variables
-
-
-def find_installation(model):
-    """The `Installation` on a model, or `None`."""
-    return getattr(model, "_grades_installation", None)
 
 
 def unwrap(model):

@@ -1,0 +1,35 @@
+"""A model that its first batch builds, as Keras does it on TensorFlow."""
+
+from keras_grades.backend import backend
+from keras_grades.keras_internals import layers
+from keras_grades.rebuild.attached import Attached
+
+
+class LateBuild(Attached):
+    """Waits for the first batch of `fit()`, and builds the model for it.
+
+    Args:
+        model: A compiled `keras.Model` that is not built.
+        then: Function without arguments, called once the model is built,
+            before the first step.
+    """
+
+    names = (*Attached.names, "train_function")
+
+    def __init__(self, model, then):
+        super().__init__(model)
+        self._then = then
+
+    def _put_on(self):
+        self._attach()
+        self.model.train_function = self._first_call
+
+    def _first_call(self, *arguments):
+        model = self.model
+        # Before it is taken off: if building fails, nothing has changed.
+        try:
+            layers.build_for(model, backend.batch_spec(*arguments))
+        finally:
+            self.take_off()
+        self._then()
+        return model.train_function(*arguments)
