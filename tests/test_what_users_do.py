@@ -217,9 +217,11 @@ def go_through(optimizer, eager, actions):
     session.check_at_the_end()
 
 
-def sequences(count, eager):
+def sequences(count, eager, longest):
     def decorate(test):
-        test = given(optimizers, eager, st.lists(ACTIONS, max_size=6))(test)
+        test = given(optimizers, eager, st.lists(ACTIONS, max_size=longest))(
+            test
+        )
         checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
         return settings(
             max_examples=count,
@@ -231,13 +233,13 @@ def sequences(count, eager):
     return decorate
 
 
-@sequences(30, st.just(True))
+@sequences(30, st.just(True), longest=4)
 def test_any_sequence(optimizer, eager, actions):
     go_through(optimizer, eager, actions)
 
 
 @pytest.mark.long
-@sequences(300, st.booleans())
+@sequences(300, st.booleans(), longest=6)
 def test_many_sequences(optimizer, eager, actions):
     go_through(optimizer, eager, actions)
 
