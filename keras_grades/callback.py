@@ -362,9 +362,10 @@ class GradES(keras.callbacks.Callback):
         `fit()` or `compile()` does; call this, or use GradES as a context
         manager, to have it done at once.
         """
-        for attached in (self._waits, self._run and self._run.installation):
-            if attached is not None:
-                attached.take_off()
+        if self._waits is not None:
+            self._waits.take_off()
+        if self._run is not None:
+            self._run.installation.take_off()
 
     def __enter__(self) -> Self:
         return self

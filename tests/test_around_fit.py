@@ -91,6 +91,31 @@ def test_nothing_is_left_if_putting_on_fails(attribute, monkeypatch):
     fit(model, GradES(HUGE, alpha=3, verbose=0))
 
 
+@pytest.mark.parametrize("recompile", ["always", "never"])
+def test_a_state_tree_has_the_weights_where_they_were(recompile):
+    """As `OrbaxCheckpoint` writes it."""
+    model, trees = compiled(), []
+
+    def keep(epoch, logs):
+        tree = model.get_state_tree(value_format="numpy_array")
+        is_flipped = not all(v.trainable for v in model.weights)
+        trees.append((tree, small.weights(model), is_flipped))
+
+    grades = GradES(
+        {"attention": HUGE, "": 1e-30}, alpha=2, recompile=recompile, verbose=0
+    )
+    at = keras.callbacks.LambdaCallback(on_epoch_end=keep)
+    fit(model, grades, at, epochs=2)
+    assert any(c.frozen_at for c in grades.components)
+    tree, weights, is_flipped = trees[-1]
+    assert is_flipped == (recompile == "always")
+    assert not tree["non_trainable_variables"]
+    new = small.transformer(blocks=1, seed=1)
+    new.set_state_tree({"trainable_variables": tree["trainable_variables"]})
+    for actual, expected in zip(small.weights(new), weights):
+        np.testing.assert_array_equal(actual, expected)
+
+
 # It does not fall off without a word.
 
 

@@ -15,7 +15,7 @@ class Attached:
     """
 
     # The attributes of the instance that hide those of its class meanwhile.
-    names = ("_grades_installation", "compile", "fit")
+    names: tuple[str, ...] = ("_grades_installation", "compile", "fit")
 
     def __init__(self, model):
         self.model = model

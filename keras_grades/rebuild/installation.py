@@ -29,6 +29,7 @@ class Installation(Attached):
         *Attached.names,
         *jax_state.GUARDS,
         "get_compile_config",
+        "get_state_tree",
         "make_train_function",
         "train_step",
     )
@@ -70,6 +71,7 @@ class Installation(Attached):
             model.optimizer.build(model.trainable_variables)
         undo.callback(saving.save_as_if_alone(self._place[0], self.optimizer))
         model.get_compile_config = self._get_compile_config
+        model.get_state_tree = self._get_state_tree
         backend.guard_state(model, self.check_flags)
         undo.callback(backend.sync, model)
         model.make_train_function = self._make_train_function
@@ -80,8 +82,7 @@ class Installation(Attached):
 
     def _put_on_what_was_made(self):
         """The flags, and the function, with all that it has compiled."""
-        for variable in self._flipped:
-            variable.trainable = False
+        self._set_flags(False)
         self.optimizer.narrow(self.model.trainable_variables)
         self.model.train_step, self.model.train_function = self._made
 
@@ -114,10 +115,21 @@ class Installation(Attached):
         config = type(self.model).get_compile_config(self.model)
         return saving.mark(config)
 
+    def _get_state_tree(self, *args, **kwargs):
+        """That of the model as it was: it is sorted by the flags."""
+        self._set_flags(True)
+        try:
+            return type(self.model).get_state_tree(self.model, *args, **kwargs)
+        finally:
+            self._set_flags(False)
+
+    def _set_flags(self, trainable):
+        for variable in self._flipped:
+            variable.trainable = trainable
+
     def _restore_flags(self):
         if self._restore_trainable:
-            for variable in self._flipped:
-                variable.trainable = True
+            self._set_flags(True)
 
     def _restore_train_function(self):
         # With other flags, the function of an earlier `fit()` does not fit.
