@@ -101,6 +101,7 @@ class GradESOptimizer(OptimizerWrapper):
     components: tuple[Component, ...] = ()
     followers: tuple[Followers, ...] = ()
     policy = rule = total_steps = steps_per_epoch = freeze_state = None
+    _state: State | None = None
 
     def __init__(
         self,
@@ -392,6 +393,11 @@ class GradESOptimizer(OptimizerWrapper):
             return
         checkpoint.check_fits(store, self._fingerprint(), self.components)
         checkpoint.load(store, self.state)
+
+    def tracked_as(self):
+        inner, parts = super().tracked_as()
+        state = {} if self._state is None else self.state
+        return inner, parts | {f"grades_{name}": state[name] for name in state}
 
     def load_own_variables(self, store):
         # In files of version 0.1 the freeze state is here, and what was

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_grades import compatibility
 from keras_grades.keras_internals import optimizers
+from keras_grades.keras_internals.trackable import TrackedAs
 
 # What the base class keeps of any optimizer, and what is its own here.
 HYPERPARAMETERS = (
@@ -20,7 +21,7 @@ HYPERPARAMETERS = (
 )
 
 
-class OptimizerWrapper(keras.optimizers.Optimizer):
+class OptimizerWrapper(TrackedAs, keras.optimizers.Optimizer):
     """Leaves learning rate, hyperparameters and state to the wrapped optimizer.
 
     Callbacks and loggers read and set them on `model.optimizer`: they find
@@ -36,6 +37,8 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     """
 
     stands_in = False
+    # Until it is initialized.
+    inner_optimizer = _narrowed = None
 
     def __init__(self, inner_optimizer, name):
         compatibility.check_inner_optimizer(inner_optimizer)
@@ -65,6 +68,11 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store):
         self.inner_optimizer.load_own_variables(store)
+
+    def tracked_as(self):
+        # All of it, also what it is narrowed to leave out.
+        whole = {} if self._narrowed is None else self._narrowed.attributes
+        return self.inner_optimizer, dict(whole)
 
     @optimizers.no_automatic_dependency_tracking
     def build(self, variables):

@@ -114,6 +114,23 @@ def test_a_state_tree_has_the_weights_where_they_were(recompile):
     new.set_state_tree({"trainable_variables": tree["trainable_variables"]})
     for actual, expected in zip(small.weights(new), weights):
         np.testing.assert_array_equal(actual, expected)
+    # With all of it training goes on.
+    new = compiled(new, keras.optimizers.Adam(0.01, name="adam"))
+    tree["optimizer_variables"] = {
+        name if name == "grades" else "adam": variables
+        for name, variables in tree["optimizer_variables"].items()
+    }
+    load = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: new.set_state_tree(tree)
+    )
+    resumed = copy.copy(grades)
+    fit(new, resumed, load, epochs=3, initial_epoch=2)
+    fit(model, grades, epochs=3, initial_epoch=2)
+    frozen_at = [c.frozen_at for c in grades.components]
+    assert [c.frozen_at for c in resumed.components] == frozen_at
+    assert resumed.report.steps == grades.report.steps == 18
+    for actual, expected in zip(small.weights(new), small.weights(model)):
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 # It does not fall off without a word.

@@ -82,3 +82,22 @@ def test_lists_of_keras_name_nothing():
     model = small.transformer(blocks=1)
     names = {name for name, _ in layers.sublayers(model)}
     assert names == {""}
+
+
+def test_build_for_makes_what_fit_would():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Model()
+    model.compile(keras.optimizers.Adam(), "mse")
+    inputs, targets = keras.KerasTensor((None, 3)), keras.KerasTensor((None, 2))
+    layers.build_for(model, (inputs, targets))
+    assert model.dense.kernel.shape == (3, 2)
+    # Two moments of two weights, the iterations and the rate.
+    assert len(model.optimizer.variables) == 2 * 2 + 2
+    assert int(model.optimizer.iterations) == 0

@@ -10,6 +10,7 @@ import small
 from keras_grades.keras_internals import callbacks
 from keras_grades.keras_internals import jax_state
 from keras_grades.keras_internals import saving
+from keras_grades.keras_internals.trackable import TrackedAs
 
 
 def compiled(optimizer):
@@ -163,3 +164,25 @@ def test_state_on_jax():
     jax_state.write_back(model, state)
     for weights in model.trainable_variables:
         np.testing.assert_array_equal(weights.numpy(), 2)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="Nobody asks elsewhere."
+)
+def test_tensorflow_asks_for_parts_by_name(tmp_path):
+    import tensorflow as tf
+
+    class Stands(TrackedAs, tf.Module):
+        def tracked_as(self):
+            return optimizer, {"part": part}
+
+    optimizer, part = keras.optimizers.SGD(), tf.Variable(3.0)
+    optimizer.iterations.assign(5)
+    path = tf.train.Checkpoint(whole=Stands()).write(tmp_path / "c")
+    names = [name for name, _ in tf.train.list_variables(path)]
+    for name in ("_iterations", "part"):
+        assert [n for n in names if n.startswith(f"whole/{name}/")]
+    part.assign(0.0)
+    optimizer.iterations.assign(0)
+    tf.train.Checkpoint(whole=Stands()).read(path).assert_consumed()
+    assert float(part) == 3 and int(optimizer.iterations) == 5

@@ -580,3 +580,65 @@ def test_an_error_does_not_lose_what_was_loaded(tmp_path):
     callback = grades(**SETTINGS["at_once"])
     fit(model, callback, initial_epoch=INTERRUPTED)
     check_same(callback, model, "at_once")
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="It is TensorFlow's."
+)
+@pytest.mark.parametrize("recompile", ["always", "never"])
+@pytest.mark.parametrize("monitor", ["gradient", "gradient_change"])
+def test_a_checkpoint_of_tensorflow(recompile, monitor, tmp_path):
+    """It has the layout of the model's own optimizer, and ours beside."""
+    import tensorflow as tf
+
+    def new():
+        model = small.transformer(blocks=1)
+        optimizer = keras.optimizers.Adam(0.01, use_ema=True)
+        model.compile(optimizer, small.loss())
+        return model
+
+    def fit(model, grades, do, **arguments):
+        x, y = small.data(6)
+        arguments = {"epochs": 2, "shuffle": False, "verbose": 0, **arguments}
+        model.fit(x, y, 4, callbacks=[grades, do], **arguments)
+        return [c.frozen_at for c in grades.components]
+
+    def grades():
+        return GradES(
+            {"attention": 1e30, "": 1e-30},
+            alpha=3,
+            monitor=monitor,
+            recompile=recompile,
+            verbose=0,
+        )
+
+    def checkpoint(model):
+        return tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+    def write(epoch, logs):
+        if epoch == 0:
+            checkpoint(model).write(tmp_path / "checkpoint")
+            weights.extend(small.weights(model))
+
+    def read(logs):
+        read = checkpoint(again).read(tmp_path / "checkpoint")
+        if monitor == "gradient" or recompile == "never":
+            read.assert_existing_objects_matched()
+        # Else what was kept of frozen components is gone.
+
+    model, again, weights = new(), new(), []
+    write = keras.callbacks.LambdaCallback(on_epoch_end=write)
+    frozen_at = fit(model, grades(), write)
+    assert any(frozen_at) and not all(frozen_at)
+    read_first = keras.callbacks.LambdaCallback(on_train_begin=read)
+    resumed = fit(again, grades(), read_first, initial_epoch=1)
+    assert resumed == frozen_at
+    for actual, expected in zip(small.weights(again), small.weights(model)):
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+    # Without GradES it is that of an optimizer like any other.
+    again = new()
+    again.optimizer.build(again.trainable_variables)
+    read(None)
+    assert int(again.optimizer.iterations) == 6
+    for actual, expected in zip(small.weights(again), weights):
+        np.testing.assert_array_equal(actual, expected)
