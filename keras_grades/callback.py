@@ -320,7 +320,7 @@ class GradES(keras.callbacks.Callback):
             self._run = earlier
             earlier.take_over(run, epoch)
         else:
-            run.begin(epoch, is_next=bool(epoch) and earlier is not None)
+            run.begin(epoch, earlier if epoch else None)
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._waits is not None:

@@ -45,10 +45,6 @@ class Plan(NamedTuple):
         epochs = self.epochs - first_epoch
         return self.batches * epochs // self.batches_per_step
 
-    def is_one(self, epoch):
-        """Whether an epoch is the only one: then it is one of a loop's."""
-        return self.epochs is not None and self.epochs - epoch == 1
-
 
 class Run:
     """Follows one `fit()` from the host.
@@ -117,6 +113,8 @@ class Run:
         # The last step at which a component has converged, or 0.
         self._converged_at = 0
         self._has_warned = False
+        # Whether it is one epoch of a loop.
+        self._is_open = False
         self.has_begun = False
 
     @property
@@ -124,18 +122,21 @@ class Run:
         """Boolean array of shape `(n,)`, as of the last look."""
         return np.array([c.frozen_at is not None for c in self.components])
 
-    def begin(self, epoch, is_next=False):
+    def begin(self, epoch, earlier=None):
         """Begins where the first epoch does, or a checkpoint that was loaded.
 
         Other callbacks may have loaded it since `on_train_begin`.
 
         Args:
             epoch: Integer, the first epoch.
-            is_next: Boolean, whether the callback had another `fit()` before.
+            earlier: The `Run` of the `fit()` before, if this one goes on where
+                that ended. Defaults to `None`.
         """
         self.has_begun = True
         step = self._first_step = self.take_up()
-        self._plan_from(step, epoch, is_next and self._plan.is_one(epoch))
+        if earlier is not None:
+            self._is_open = earlier.is_in_loop_with(self._plan, epoch)
+        self._plan_from(step, epoch)
         self._begin_at(step)
         # Nothing is compiled yet: to leave out frozen ones costs nothing.
         self._rebuild_is_due = (
@@ -144,7 +145,18 @@ class Run:
             and not self._model.stop_training
         )
 
-    def _plan_from(self, step, epoch, is_open):
+    def is_in_loop_with(self, plan, epoch):
+        """Whether a next `fit()` is one more epoch: nobody knows the last.
+
+        Args:
+            plan: `Plan` of the next one.
+            epoch: Integer, its first epoch.
+        """
+        is_one = plan.epochs is not None and plan.epochs - epoch == 1
+        # A run that was interrupted has planned more, and goes on with that.
+        return is_one and (self._is_open or self._plan.epochs == epoch)
+
+    def _plan_from(self, step, epoch):
         """Plans the steps that were taken, and those that remain.
 
         They are the plan of `fit()`, unless it begins at a later epoch
@@ -154,11 +166,11 @@ class Run:
         # With accumulated gradients one may be left over.
         if remaining is not None and abs(step + remaining - total_steps) > 1:
             total_steps = step + remaining
-        is_as_planned = total_steps == self.total_steps and not is_open
+        is_as_planned = total_steps == self.total_steps and not self._is_open
         if is_as_planned and self.optimizer.is_planned_from_here:
             return
         self.total_steps = self.rebuilds.total_steps = total_steps
-        self.optimizer.plan(total_steps, is_open)
+        self.optimizer.plan(total_steps, self._is_open)
 
     def _begin_at(self, step):
         if self._is_enough():
@@ -193,12 +205,12 @@ class Run:
         """
         other.installation.take_off()
         self.installation.put_on()
+        self._is_open = self.is_in_loop_with(other._plan, epoch)
         self._plan, step = other._plan, self.trace.step
         remaining = self._plan.steps(epoch)
         self.total_steps = None if remaining is None else step + remaining
         self.rebuilds.total_steps = self.total_steps
-        is_open = self._plan.is_one(epoch)
-        if self.optimizer.extend(self.total_steps, is_open):
+        if self.optimizer.extend(self.total_steps, self._is_open):
             self._model.make_train_function(force=True)
         self._begin_at(step)
 

@@ -510,3 +510,21 @@ def test_more_epochs_move_the_deadline():
     assert grades.total_steps == grades.stopped_step == 120
     # A block, of one.
     assert {c.frozen_at for c in grades.components} == {96 + 24}
+
+
+def test_an_interrupted_run_keeps_its_deadline():
+    """Its last epoch is one, but none of a loop."""
+    model, grades = compiled(keras.optimizers.Adam(1e-5), 1), GradES(verbose=0)
+    x, y = small.data(20)
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    arguments = {"epochs": 3, "verbose": 0}
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, 4, callbacks=[grades, Interrupt()], **arguments)
+    model.fit(x, y, 4, initial_epoch=2, callbacks=[grades], **arguments)
+    assert {c.frozen_at for c in grades.components} == {48 + 12}
+    assert grades.stopped_step == 60
