@@ -33,8 +33,9 @@ FREEZES = {
     "truncated": {"tau": 1e30, "alpha": 2, "truncate_backward": True},
 }
 NEVER = {"tau": 1e-30, "alpha": 1}
-LAYERS = ("block_0_attention", "block_0_up", "head")
-X, Y = small.data(4)
+# Not attention: Keras loads that with its parts unfrozen.
+LAYERS = ("block_0_norm_1", "block_0_up", "head")
+X, Y = small.data(3)
 
 
 class Interrupt(keras.callbacks.Callback):
@@ -45,6 +46,15 @@ class Interrupt(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if batch == self.batch:
             raise KeyboardInterrupt
+
+
+def copy_values(source, target, name):
+    """By name: flags that a file has change the order of variables."""
+    values = {name(v): v for v in source}
+    assert len(values) == len(source) == len(target)
+    for variable in target:
+        # Not the buffer, which JAX gives away.
+        variable.assign(np.array(values[name(variable)]))
 
 
 class Session:
@@ -153,11 +163,13 @@ class Session:
     def copy(self):
         """From here on the other model takes the plain way."""
         model, plain = self.models
-        for a, b in zip(plain.variables, model.variables, strict=True):
-            a.assign(np.array(b))  # Not the buffer, which JAX gives away.
-        theirs = dict(enumerate(model.optimizer.variables))
-        for i, variable in enumerate(plain.optimizer.variables):
-            variable.assign(np.array(theirs[i]))
+        copy_values(model.variables, plain.variables, lambda v: v.path)
+        # Optimizers have numbers in their names.
+        copy_values(
+            model.optimizer.variables,
+            plain.optimizer.variables,
+            lambda v: v.path.split("/", 1)[1],
+        )
 
     def check(self):
         model, plain = self.models
@@ -170,11 +182,13 @@ class Session:
             for m in self.models
         )
         assert trains == flags
-        for a, b in zip(small.weights(model), small.weights(plain)):
-            np.testing.assert_allclose(a, b, atol=1e-5)
+        by_path = {v.path: v for v in plain.variables}
+        for variable in model.variables:
+            np.testing.assert_allclose(
+                np.array(variable), np.array(by_path[variable.path]), atol=1e-5
+            )
         np.testing.assert_allclose(
-            model.predict(X, verbose=0),
-            plain.predict(X, verbose=0),
+            *(keras.ops.convert_to_numpy(m(X)) for m in self.models),
             rtol=1e-4,
             atol=1e-5,
         )
@@ -198,7 +212,7 @@ ACTIONS = st.one_of(
     st.tuples(
         st.just("fit_and_freeze"), frozen, st.sampled_from(["always", "never"])
     ),
-    st.tuples(st.just("interrupt"), st.sampled_from([0, 1, 3])),
+    st.tuples(st.just("interrupt"), st.sampled_from([0, 1, 2])),
     st.tuples(
         st.just("save_and_load"),
         st.sampled_from(["m.keras", "m.h5", "m.weights.h5"]),
@@ -226,14 +240,15 @@ def sequences(count, eager, longest):
         return settings(
             max_examples=count,
             deadline=None,
-            print_blob=True,
+            # The same on each machine; the long ones differ each time.
+            derandomize=count < 100,
             suppress_health_check=checks,
         )(test)
 
     return decorate
 
 
-@sequences(30, st.just(True), longest=4)
+@sequences(30, st.just(True), longest=3)
 def test_any_sequence(optimizer, eager, actions):
     go_through(optimizer, eager, actions)
 
@@ -252,7 +267,7 @@ def test_one_sequence_of_compiled_steps():
             ("fit_and_freeze_nothing",),
             ("fit_and_freeze", "truncated", "always"),
             ("save_and_load", "m.keras", True),
-            ("interrupt", 3),
+            ("interrupt", 2),
             ("flip", "block_0_up", "clipped"),
             ("fit_and_freeze_nothing",),
         ],
