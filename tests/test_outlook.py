@@ -98,7 +98,12 @@ def test_a_schedule_of_unknown_length_may_decay():
         (schedules.CosineDecay(0.1, 100, alpha=0.9), False),
         (schedules.PolynomialDecay(0.1, 100), True),
         # Its highest rate is yet to come.
-        (schedules.CosineDecay(0, 90, warmup_target=1, warmup_steps=9), True),
+        (
+            schedules.CosineDecay(
+                0.0, 90, 0.0, warmup_target=0.1, warmup_steps=9
+            ),
+            True,
+        ),
         (schedules.ExponentialDecay(0.1, 100, 0.9), False),
     ],
 )
