@@ -215,9 +215,8 @@ class GradES(keras.callbacks.Callback):
         self._run: Run | None = None
         # Of the last `fit()`, until it is known whether this one goes on.
         self._earlier: Run | None = None
-        # While the model is not built, and the epoch that has begun then.
+        # While the model is not built.
         self._waits: LateBuild | None = None
-        self._first_epoch = 0
         self._report: FreezeReport | None = None
 
     def set_model(self, model):
@@ -236,22 +235,21 @@ class GradES(keras.callbacks.Callback):
                 "This model is in training with a `GradES` already. Give "
                 "`fit()` one of them only."
             )
-        is_built = model.built and model.variables
-        if is_built or not backend.builds_late:
-            self._waits = None
-            self._start()
-        else:
+        self._waits = None
+        if backend.builds_late and not compatibility.is_built(model):
             self._waits = LateBuild(model, self._start_late)
             self._waits.put_on()
+        else:
+            self._start()
 
     def _start(self):
         self._earlier, self._run = self._run, self._new_run(self.model)
         self._run.installation.put_on()
 
-    def _start_late(self):
+    def _start_late(self, epoch):
         self._waits = None
         self._start()
-        self.on_epoch_begin(self._first_epoch)
+        self.on_epoch_begin(epoch)
 
     def _new_run(self, model):
         """Finds what to track, and wraps the optimizer."""
@@ -306,7 +304,7 @@ class GradES(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._waits is not None:
-            self._first_epoch = epoch
+            self._waits.epoch = epoch
             return
         self._run.installation.check_is_on()
         if self._earlier is not None or not self._run.has_begun:

@@ -91,6 +91,11 @@ def check_is_keras(model):
         )
 
 
+def is_built(model):
+    """Whether a model has its variables."""
+    return bool(model.built and model.variables)
+
+
 def check_compiled(model):
     """Raises if a model has no optimizer to wrap."""
     if not model.compiled or model.optimizer is None:

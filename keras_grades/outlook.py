@@ -40,7 +40,11 @@ class Outlook(NamedTuple):
     @property
     def end(self):
         """Integer, the step with which training ends, or `None`."""
-        return None if self.is_open else self.extended_to or self.total_steps
+        return None if self.is_open else self._planned
+
+    @property
+    def _planned(self):
+        return self.extended_to or self.total_steps
 
     def with_rates(self, schedules):
         """Reads learning rates ahead.
@@ -51,13 +55,15 @@ class Outlook(NamedTuple):
         Returns:
             `Outlook`.
         """
-        until = self.extended_to or self.total_steps
-        read = [read_schedule(s, until) for s in schedules if until]
+        until = self._planned
+        if not until:
+            # Nothing says that it does not decay.
+            return self._replace(decays=bool(schedules))
+        read = [read_schedule(s, until) for s in schedules]
+        rises = [last_rise(steps, rates) for steps, rates, _ in read]
         return self._replace(
-            last_rise=max((last_rise(*r[:2]) for r in read), default=0),
-            # Where a plan is unknown, nothing says that it does not.
-            decays=any(decays(*r[1:]) for r in read)
-            or bool(schedules and not until),
+            last_rise=max(rises, default=0),
+            decays=any(decays(rates, at_end) for _, rates, at_end in read),
         )
 
 

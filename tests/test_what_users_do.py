@@ -66,7 +66,6 @@ class Session:
         self.compile(optimizer)
 
     def compile(self, optimizer):
-        self.names = []
         for model in self.models:
             model.compile(
                 OPTIMIZERS[optimizer](), small.loss(), run_eagerly=self.eager
@@ -74,9 +73,8 @@ class Session:
             model.optimizer.build(model.trainable_variables)
         self.optimizer = self.models[0].optimizer
 
-    def fit(self, model, *callbacks, **arguments):
-        arguments = {"verbose": 0, "shuffle": False, **arguments}
-        model.fit(X, Y, 4, callbacks=list(callbacks), **arguments)
+    def fit(self, model, *callbacks):
+        model.fit(X, Y, 4, shuffle=False, verbose=0, callbacks=list(callbacks))
 
     def fit_plain(self):
         for model in self.models:

@@ -9,6 +9,10 @@ from keras import ops
 class Backend:
     """The defaults; each backend overrides what differs there."""
 
+    # Whether `fit()` builds a model with its first batch, not before it calls
+    # its callbacks.
+    builds_late = False
+
     def norms(self, tensors, norm):
         """The norm of each tensor.
 
@@ -122,14 +126,12 @@ class Backend:
     def batch_spec(self, *arguments):
         """What the batches are like that a train function is about to take.
 
-        Returns:
-            What `train_step` is given, of things with `shape` and `dtype`; or
-            `None`, where Keras builds models before it calls its callbacks.
-        """
-        del arguments
+        Where `builds_late`.
 
-    # Whether `fit()` builds a model with its first batch.
-    builds_late = False
+        Returns:
+            What `train_step` is given, of things with `shape` and `dtype`.
+        """
+        raise NotImplementedError
 
     def check(self, model):
         """Raises if a model is trained in a way that GradES cannot follow."""

@@ -6,6 +6,8 @@ from keras_grades.backend.base import Backend
 
 
 class TensorFlowBackend(Backend):
+    builds_late = True
+
     def norms(self, tensors, norm):
         tensors = (tf.cast(t, "float32") for t in tensors)
         if norm == "l2":
@@ -24,8 +26,6 @@ class TensorFlowBackend(Backend):
         if not _is_sparse(gradient):
             return values
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-
-    builds_late = True
 
     def batch_spec(self, iterator):
         return iterator.element_spec

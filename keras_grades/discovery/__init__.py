@@ -12,6 +12,7 @@ from collections.abc import Callable
 import keras
 
 from keras_grades.compatibility import check_is_keras
+from keras_grades.compatibility import is_built
 from keras_grades.component import Component
 from keras_grades.component import ComponentList
 from keras_grades.discovery.blocks import Blocks
@@ -145,7 +146,7 @@ def _nothing_found(model):
 
 def _check_built(model):
     check_is_keras(model)
-    if not model.built or not model.variables:
+    if not is_built(model):
         raise ValueError(
             "The model must be built, so that it has variables. Call it on a "
             "batch of data, or `model.build(input_shape)`. Received: "

@@ -10,14 +10,18 @@ class LateBuild(Attached):
 
     Args:
         model: A compiled `keras.Model` that is not built.
-        then: Function without arguments, called once the model is built,
-            before the first step.
+        then: Function of the epoch that has begun, called once the model is
+            built, before the first step.
+
+    Attributes:
+        epoch: Integer, the epoch that has begun.
     """
 
     names = (*Attached.names, "train_function")
 
     def __init__(self, model, then):
         super().__init__(model)
+        self.epoch = 0
         self._then = then
 
     def _put_on(self):
@@ -25,11 +29,7 @@ class LateBuild(Attached):
         self.model.train_function = self._first_call
 
     def _first_call(self, *arguments):
-        model = self.model
-        # Before it is taken off: if building fails, nothing has changed.
-        try:
-            layers.build_for(model, backend.batch_spec(*arguments))
-        finally:
-            self.take_off()
-        self._then()
-        return model.train_function(*arguments)
+        self.take_off()
+        layers.build_for(self.model, backend.batch_spec(*arguments))
+        self._then(self.epoch)
+        return self.model.train_function(*arguments)
