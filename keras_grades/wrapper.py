@@ -72,7 +72,7 @@ class OptimizerWrapper(TrackedAs, keras.optimizers.Optimizer):
     def tracked_as(self):
         # All of it, also what it is narrowed to leave out.
         whole = {} if self._narrowed is None else self._narrowed.attributes
-        return self.inner_optimizer, dict(whole)
+        return self.inner_optimizer, whole
 
     @optimizers.no_automatic_dependency_tracking
     def build(self, variables):

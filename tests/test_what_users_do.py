@@ -57,6 +57,12 @@ def copy_values(source, target, name):
         variable.assign(np.array(values[name(variable)]))
 
 
+def check_freezes(grades):
+    """At step 2, where accumulated batches make two."""
+    frozen_at = {c.frozen_at for c in grades.components} - {None}
+    assert frozen_at == ({2} if grades.report.steps >= 2 else set())
+
+
 class Session:
     """A model, and beside it one that takes the plain way."""
 
@@ -89,6 +95,7 @@ class Session:
     def fit_and_freeze(self, what, recompile):
         grades = GradES(**FREEZES[what], recompile=recompile, verbose=0)
         self.fit(self.models[0], grades)
+        check_freezes(grades)
         self.copy()
 
     def interrupt(self, batch):
@@ -115,6 +122,7 @@ class Session:
                 at = keras.callbacks.LambdaCallback(on_epoch_end=save)
                 grades = GradES(**FREEZES["some"], verbose=0)
                 self.fit(model, grades, at)
+                check_freezes(grades)
             else:
                 save()
             if path.endswith(".weights.h5"):
