@@ -1,5 +1,6 @@
 """One process has one backend: JAX unless KERAS_BACKEND says otherwise."""
 
+import gc
 import os
 import tempfile
 
@@ -43,3 +44,12 @@ def _forget_what_was_compiled():
     yield
     if keras.backend.backend() == "jax":
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leave_out_what_stays():
+    """What modules leave behind, as TensorFlow does its graphs, is not looked
+    at again by the garbage collection: that would take a minute each time."""
+    yield
+    gc.collect()
+    gc.freeze()
