@@ -46,9 +46,9 @@ def _forget_what_was_compiled():
         jax.clear_caches()
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _leave_out_what_stays():
-    """What modules leave behind, as TensorFlow does its graphs, is not looked
+    """What tests leave behind, as TensorFlow does its graphs, is not looked
     at again by the garbage collection: that would take a minute each time."""
     yield
     gc.collect()
