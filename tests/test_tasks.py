@@ -8,12 +8,6 @@ import numpy as np
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
-# On TensorFlow these compile for a minute, and are the same scripts.
-slow_to_compile = (
-    pytest.mark.long
-    if keras.backend.backend() == "tensorflow"
-    else lambda test: test
-)
 
 
 @pytest.fixture
@@ -171,7 +165,6 @@ def test_what_it_concludes(tasks):
     assert "1 of 1 tasks" in third
 
 
-@slow_to_compile
 def test_conditions(tasks, monkeypatch, tmp_path, task):
     import conditions
 
@@ -237,7 +230,6 @@ def test_the_command_at_a_constant_rate(tasks, monkeypatch, tmp_path, task):
     assert (tmp_path / f"tasks_constant_{backend}.json").exists()
 
 
-@slow_to_compile
 def test_settled(tasks, monkeypatch, tmp_path, task):
     import settled
 
