@@ -1,6 +1,5 @@
 """The callback: `model.fit(..., callbacks=[GradES()])`."""
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,27 +9,22 @@ import keras
 import numpy as np
 
 from keras_grades import compatibility
+from keras_grades import messages
 from keras_grades import resume
 from keras_grades import validation
 from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.discovery.selection import Selection
-from keras_grades.discovery.selection import select
 from keras_grades.keras_internals import callbacks
 from keras_grades.monitors import Monitor
-from keras_grades.optimizer import GradESOptimizer
 from keras_grades.policy import FreezePolicy
 from keras_grades.rebuild.attached import find_installation
-from keras_grades.rebuild.costs import StepWork
-from keras_grades.rebuild.costs import parameters_of
-from keras_grades.rebuild.decision import Rebuilds
-from keras_grades.rebuild.installation import unwrap
 from keras_grades.rebuild.late_build import LateBuild
 from keras_grades.report import FreezeReport
-from keras_grades.run import Plan
 from keras_grades.run import Run
+from keras_grades.start import Options
+from keras_grades.start import new_run
 from keras_grades.train_step import optimizer_place
-from keras_grades.truncation import find_followers
 
 
 class GradES(keras.callbacks.Callback):
@@ -192,8 +186,6 @@ class GradES(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         validation.check_known(retired, known=())
-        validation.check_max_frozen_ratio(max_frozen_ratio)
-        validation.check_recompile(recompile)
         validation.check_verbose(verbose)
         self.policy = FreezePolicy(
             tau=tau,
@@ -204,14 +196,16 @@ class GradES(keras.callbacks.Callback):
             horizon=horizon,
             cooldown=cooldown,
         )
-        self.max_frozen_ratio = max_frozen_ratio
-        self.recompile = recompile
-        self.truncate_backward = truncate_backward
-        self.restore_trainable = restore_trainable
+        self.options = Options(
+            components=components,
+            max_frozen_ratio=max_frozen_ratio,
+            recompile=recompile,
+            truncate_backward=truncate_backward,
+            restore_trainable=restore_trainable,
+        )
         self.verbose = verbose
         # Benchmarks that take turns have a clock of their own.
         self.clock: Callable[[], float] = time.perf_counter
-        self._selection = components
         self._run: Run | None = None
         # Of the last `fit()`, until it is known whether this one goes on.
         self._earlier: Run | None = None
@@ -243,64 +237,21 @@ class GradES(keras.callbacks.Callback):
             self._start()
 
     def _start(self):
-        self._earlier, self._run = self._run, self._new_run(self.model)
-        self._run.installation.put_on()
+        run = new_run(
+            self.model,
+            self.params or {},
+            self.policy,
+            self.options,
+            self.clock,
+            self._say,
+        )
+        self._earlier, self._run = self._run, run
+        run.installation.put_on()
 
     def _start_late(self, epoch):
         self._waits = None
         self._start()
         self.on_epoch_begin(epoch)
-
-    def _new_run(self, model):
-        """Finds what to track, and wraps the optimizer."""
-        optimizer, saved = getattr(*optimizer_place(model)), None
-        if isinstance(optimizer, GradESOptimizer):
-            # Of a model that was compiled so, or saved by version 0.1.
-            saved, optimizer = optimizer, optimizer.inner_optimizer
-        noted = resume.noted(optimizer)
-        params = self.params or {}
-        plan = Plan(
-            params.get("steps"),
-            params.get("epochs"),
-            optimizer.gradient_accumulation_steps or 1,
-        )
-        found = select(model, self._selection)
-        components, _ = self.policy.thresholds(found)
-        followers = []
-        if self.truncate_backward:
-            followers = find_followers(model, components)
-        optimizer = GradESOptimizer(
-            optimizer,
-            components,
-            total_steps=plan.steps(),
-            steps_per_epoch=plan.steps_per_epoch,
-            followers=followers,
-            **vars(self.policy),
-        )
-        optimizer.build(model.trainable_variables)
-        if saved is not None:
-            noted = {}
-            saved.save_freeze_state(noted)
-            unwrap(model)
-        if noted is not None:
-            optimizer.load_freeze_state(noted)
-        resume.forget(optimizer.inner_optimizer)
-        return Run(
-            model,
-            optimizer,
-            plan=plan,
-            max_frozen_ratio=self.max_frozen_ratio,
-            rebuilds=Rebuilds(
-                self.recompile,
-                plan.steps(),
-                rebuild_is_free=not backend.compiles(model),
-                max_rebuilds=backend.max_rebuilds(model),
-            ),
-            work=StepWork(components, followers, *parameters_of(model)),
-            clock=self.clock,
-            restore_trainable=self.restore_trainable,
-            say=self._say,
-        )
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._waits is not None:
@@ -372,20 +323,21 @@ class GradES(keras.callbacks.Callback):
         self.restore()
 
     @property
+    def _source(self):
+        """The run, in a copy its report, or `None`."""
+        return self._report if self._run is None else self._run
+
+    @property
     def components(self) -> list[Component]:
-        if self._run is not None:
-            return self._run.components
-        return [] if self._report is None else self._report.components
+        return [] if self._source is None else self._source.components
 
     @property
     def stopped_step(self) -> int | None:
-        source = self._run or self._report
-        return None if source is None else source.stopped_step
+        return None if self._source is None else self._source.stopped_step
 
     @property
     def total_steps(self) -> int | None:
-        source = self._run or self._report
-        return None if source is None else source.total_steps
+        return None if self._source is None else self._source.total_steps
 
     @property
     def trace(self) -> dict[str, np.ndarray]:
@@ -393,31 +345,12 @@ class GradES(keras.callbacks.Callback):
 
     @property
     def report(self) -> FreezeReport:
-        run = self._run
-        if run is None:
-            if self._report is None:
-                raise ValueError(
-                    "There is nothing to report yet: pass this callback to "
-                    "`model.fit(callbacks=[...])` first."
-                )
-            return self._report
-        return FreezeReport(
-            components=run.components,
-            tau=run.optimizer.rule.tau.tolist(),
-            trace=run.trace.as_dict(),
-            steps=run.trace.step,
-            total_steps=run.total_steps,
-            stopped_step=run.stopped_step,
-            settings={
-                **run.optimizer.policy.settings(),
-                "grace_steps": run.optimizer.rule.grace_steps,
-                "max_frozen_ratio": self.max_frozen_ratio,
-                "recompile": self.recompile,
-                "truncate_backward": self.truncate_backward,
-                "backend": keras.backend.backend(),
-            },
-            timing=run.rebuilds.timing(),
-        )
+        if self._source is None:
+            raise ValueError(
+                "There is nothing to report yet: pass this callback to "
+                "`model.fit(callbacks=[...])` first."
+            )
+        return self._report if self._run is None else self._run.report()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has the arguments and the report; the model stays here.
@@ -432,15 +365,5 @@ class GradES(keras.callbacks.Callback):
         return state
 
     def _say(self, message, level=1):
-        params = self.params or {}
-        of_fit = params.get("verbose", 1)
-        verbose = bool(of_fit) if self.verbose == "auto" else self.verbose
-        if verbose < level:
-            return
-        message = f"GradES: {message}"
-        if not keras.config.is_interactive_logging_enabled():
-            logging.getLogger("keras_grades").info(message)
-            return
-        # In an epoch, the cursor is at the end of Keras's progress bar.
-        is_in_bar = of_fit == 1 and level > 1
-        print(f"\n{message}" if is_in_bar else message, flush=True)
+        of_fit = (self.params or {}).get("verbose", 1)
+        messages.show(message, level, self.verbose, of_fit)

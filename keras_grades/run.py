@@ -2,48 +2,19 @@
 
 import math
 import warnings
-from typing import NamedTuple
 
+import keras
 import numpy as np
 
+from keras_grades import messages
 from keras_grades import trace
 from keras_grades.backend import backend
+from keras_grades.plan import next_look
 from keras_grades.rebuild.installation import Installation
+from keras_grades.report import FreezeReport
 
-# After the grace period the host looks at the state at least once in this
-# many steps, more often in short runs: stopping late may cost one per cent of
-# them at most.
-MAX_STEPS_BETWEEN_LOOKS = 8
 # With fewer steps than this nothing is said of a plan that is not kept.
 FEW = 32
-
-
-class Plan(NamedTuple):
-    """What `fit()` was asked for.
-
-    Attributes:
-        batches: Integer, batches an epoch, or `None` if unknown.
-        epochs: Integer, or `None`.
-        batches_per_step: Integer, batches whose gradients are accumulated.
-    """
-
-    batches: int | None
-    epochs: int | None
-    batches_per_step: int
-
-    @property
-    def steps_per_epoch(self):
-        """Integer, the number of updates, or `None`."""
-        if not self.batches:
-            return None
-        return max(1, self.batches // self.batches_per_step)
-
-    def steps(self, first_epoch=0):
-        """The planned number of updates from an epoch on, or `None`."""
-        if not self.batches or not self.epochs:
-            return None
-        epochs = self.epochs - first_epoch
-        return self.batches * epochs // self.batches_per_step
 
 
 class Run:
@@ -57,12 +28,10 @@ class Run:
         model: A compiled `keras.Model`.
         optimizer: The built `GradESOptimizer` around the model's optimizer.
         plan: `Plan`.
-        max_frozen_ratio: Float, the share of frozen components at which
-            training stops.
+        options: `Options` of the callback.
         rebuilds: `Rebuilds`, which decides when to rebuild.
         work: `StepWork` of the model.
         clock: Function that returns the time in seconds.
-        restore_trainable: Boolean, whether flags are set back at the end.
         say: Function that prints a message for a level of verbosity.
 
     Attributes:
@@ -80,11 +49,10 @@ class Run:
         optimizer,
         *,
         plan,
-        max_frozen_ratio,
+        options,
         rebuilds,
         work,
         clock,
-        restore_trainable,
         say,
     ):
         self.components = list(optimizer.components)
@@ -94,11 +62,17 @@ class Run:
         self.rebuilds = rebuilds
         self.optimizer = optimizer
         self.installation = Installation(
-            model, optimizer, self._after_call, clock, restore_trainable
+            model,
+            optimizer,
+            self._after_call,
+            clock,
+            options.restore_trainable,
         )
         self._model = model
         self._plan = plan
-        self._enough = math.ceil(max_frozen_ratio * len(self.components) - 1e-9)
+        self._options = options
+        share = options.max_frozen_ratio
+        self._enough = math.ceil(share * len(self.components) - 1e-9)
         self._work = work
         self._clock = clock
         self._say = say
@@ -260,13 +234,7 @@ class Run:
             return
         self._has_warned = True
         warnings.warn(
-            f"GradES has seen {updates} updates of the model's optimizer in "
-            f"{self._batches} batches. If `train_step` uses other optimizers, "
-            "GradES cannot watch them: `model.optimizer` must be the one that "
-            "trains. If it accumulates gradients by hand, the plan counts too "
-            "many steps: pass `alpha` as an integer, a number of updates, or "
-            "use `gradient_accumulation_steps` of the optimizer.",
-            stacklevel=2,
+            messages.few_updates(updates, self._batches), stacklevel=2
         )
 
     def _note_frozen(self, frozen_at):
@@ -347,71 +315,52 @@ class Run:
             )
 
     def _say_where_it_begins(self, step):
-        n, of = len(self.components), self._of_total()
+        optimizer, total_steps = self.optimizer, self.total_steps
         if step:
-            self._say(
-                f"goes on after step {step}{of}, "
-                f"{np.count_nonzero(self.frozen)} of {n} components frozen."
-            )
+            what = messages.going_on(self.components, step, total_steps)
         else:
-            blocks = len({c.block for c in self.components})
-            rule = self.optimizer.rule
-            first, deadline = rule.first_freeze, rule.criterion.deadline
-            when = f"nothing freezes before step {first}{of}"
-            if deadline:
-                when += f", and all settle from step {deadline} on, or sooner"
-            if deadline and first == deadline:
-                when = f"all settle from step {deadline}{of} on"
-            if self.total_steps and first > self.total_steps:
-                when = (
-                    f"nothing can freeze: the first step that may is {first}, "
-                    f"and {self.total_steps} are planned"
-                )
-            monitor = self.optimizer.policy.monitor
-            if not isinstance(monitor, str):
-                monitor = type(monitor).__name__
-            found = f"{n} components in {blocks} blocks, by {monitor}"
-            self._say(f"{found}; {when}.")
+            what = messages.beginning(
+                self.components,
+                optimizer.policy.monitor,
+                optimizer.rule,
+                total_steps,
+            )
+        self._say(what)
 
     def say_where_it_ends(self):
-        ended = "ended" if self.stopped_step is None else "stopped"
-        n, of = np.count_nonzero(self.frozen), len(self.components)
-        why = self.optimizer.rule.criterion.reason(self._converged_at)
-        if not self._converged_at:
-            why = (
-                "None has converged: its statistic must stay below tau. Train "
-                "longer, or use a larger tau."
-            )
+        """Says it, and why."""
+        reason = None
+        if self._converged_at:
+            reason = self.optimizer.rule.criterion.reason(self._converged_at)
         self._say(
-            f"{ended} at step {self.trace.step}{self._of_total()}, {n} of {of} "
-            f"components frozen. {why}".rstrip()
+            messages.ending(
+                self.components,
+                self.trace.step,
+                self.total_steps,
+                self.stopped_step is not None,
+                reason,
+            )
         )
 
-    def _of_total(self):
-        return f" of {self.total_steps}" if self.total_steps else ""
+    def report(self):
+        """`FreezeReport` of the run so far."""
+        rule = self.optimizer.rule
+        return FreezeReport(
+            components=self.components,
+            tau=rule.tau.tolist(),
+            trace=self.trace.as_dict(),
+            steps=self.trace.step,
+            total_steps=self.total_steps,
+            stopped_step=self.stopped_step,
+            settings={
+                **self.optimizer.policy.settings(),
+                "grace_steps": rule.grace_steps,
+                **self._options.settings(),
+                "backend": keras.backend.backend(),
+            },
+            timing=self.rebuilds.timing(),
+        )
 
 
 def _owned(components):
     return [[id(v) for v in c.variables] for c in components]
-
-
-def next_look(step, total_steps, grace_steps):
-    """The step at which to look next.
-
-    A function of the step alone, so that a run that is resumed from the end
-    of an epoch stops where the uninterrupted one does.
-
-    Args:
-        step: Integer, the step of this look.
-        total_steps: Integer, the planned steps, or `None` if unknown.
-        grace_steps: Integer, the first step that may freeze.
-    """
-    every = MAX_STEPS_BETWEEN_LOOKS
-    if total_steps is not None:
-        every = max(1, min(every, total_steps // 100))
-    in_time_for_trace = (step // trace.ROWS + 1) * trace.ROWS
-    if step < grace_steps:
-        in_time_to_freeze = math.ceil(grace_steps / every) * every
-    else:
-        in_time_to_freeze = (step // every + 1) * every
-    return min(in_time_for_trace, in_time_to_freeze)

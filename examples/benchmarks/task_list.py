@@ -36,6 +36,8 @@ class Task:
             quarters of the schedule, `"settle"`, linearly over the last fifth,
             or `"none"`.
         optimizer: Function of the learning rate.
+        arrange: Function of `x`, `y` and the batch size that returns what
+            `fit()` is given, or `None` for arrays that it shuffles.
     """
 
     load: Callable
@@ -46,6 +48,7 @@ class Task:
     learning_rate: float
     decay: str
     optimizer: Callable = keras.optimizers.AdamW
+    arrange: Callable | None = None
 
     @property
     def steps(self):

@@ -9,6 +9,14 @@ import recompile_policy
 
 import keras_grades
 
+# What it goes by, and its patience in epochs.
+EARLY_STOPPING = {
+    "early stopping, 1": ("loss", 1),
+    "early stopping, 3": ("loss", 3),
+    "early stopping on accuracy, 1": ("accuracy", 1),
+    "early stopping on accuracy, 3": ("accuracy", 3),
+}
+BETTER = {"loss": "min", "accuracy": "max"}
 # A fixed schedule freezes the blocks from below, at even distances from here
 # on. So does Composer's `LayerFreezing`, by default from a half of the run.
 FIXED_START = 0.5
@@ -27,7 +35,8 @@ class Stopwatch(keras.callbacks.Callback):
     Attributes:
         first_step: Seconds of the first step: it is compiled.
         epochs: List of dicts: seconds of `training` and `validation`, and the
-            `val_loss`. With no validation, empty.
+            `loss` and `accuracy` that was validated. With no validation,
+            empty.
         weights: List of the weights at the end of each epoch.
     """
 
@@ -60,7 +69,8 @@ class Stopwatch(keras.callbacks.Callback):
             {
                 "training": self._test_began - self._epoch_began,
                 "validation": now - self._test_began,
-                "val_loss": logs["val_loss"],
+                "loss": logs["val_loss"],
+                "accuracy": logs["val_accuracy"],
             }
         )
         self.weights.append(self.model.get_weights())
@@ -78,12 +88,13 @@ def train(task, data, seed, callbacks=(), **fit_options):
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     model = task.compiled()
+    source = x, y, task.batch_size
+    if task.arrange is not None:
+        source = (task.arrange(*source),)
     began = time.perf_counter()
     watch = Stopwatch()
     model.fit(
-        x,
-        y,
-        task.batch_size,
+        *source,
         epochs=task.epochs,
         verbose=0,
         callbacks=[*callbacks, watch],
@@ -103,15 +114,18 @@ def train(task, data, seed, callbacks=(), **fit_options):
 def tested(model, data):
     """Accuracy and loss, on other data than was trained on."""
     results = model.evaluate(*data, batch_size=128, verbose=0, return_dict=True)
-    return {"accuracy": results["accuracy"], "loss": results["loss"]}
+    # KerasHub calls it "sparse_categorical_accuracy".
+    accuracy = next(v for k, v in results.items() if k.endswith("accuracy"))
+    return {"accuracy": accuracy, "loss": results["loss"]}
 
 
 def without_grades(task, data, seed):
-    """One run that is three: plain `fit()`, and two with `EarlyStopping`.
+    """One run that is five: plain `fit()`, and four with `EarlyStopping`.
 
     All take the same steps until they stop. So this one validates after each
-    epoch and keeps the weights; `EarlyStopping` is then shown the losses, and
-    says when it would have stopped, and on which weights it would have ended.
+    epoch and keeps the weights; `EarlyStopping` is then shown the losses, or
+    the accuracies, and says when it would have stopped, and on which weights
+    it would have ended: it restores the best.
     """
     model, watch, result = train(
         task, data, seed, validation_data=data[1], validation_batch_size=128
@@ -119,10 +133,11 @@ def without_grades(task, data, seed):
     training = [e["training"] for e in watch.epochs]
     validation = [e["validation"] for e in watch.epochs]
     results = {"plain": {**result, "seconds": sum(training)}}
-    for patience in (1, 3):
-        last, best = replay([e["val_loss"] for e in watch.epochs], patience)
+    for name, (monitor, patience) in EARLY_STOPPING.items():
+        values = [e[monitor] for e in watch.epochs]
+        last, best = replay(values, monitor, patience)
         model.set_weights(watch.weights[best])
-        results[f"early stopping, {patience}"] = {
+        results[name] = {
             **result,
             "seconds": sum(training[: last + 1]) + sum(validation[: last + 1]),
             "steps": result["steps"] * (last + 1) // task.epochs,
@@ -131,16 +146,19 @@ def without_grades(task, data, seed):
     return results
 
 
-def replay(losses, patience):
+def replay(values, monitor, patience):
     """The epochs, from 0, at which `EarlyStopping` stops, and to which it goes
     back."""
-    stopping = keras.callbacks.EarlyStopping("val_loss", patience=patience)
+    name = f"val_{monitor}"
+    stopping = keras.callbacks.EarlyStopping(
+        name, patience=patience, mode=BETTER[monitor]
+    )
     model = keras.Sequential()
     model.stop_training = False
     stopping.set_model(model)
     stopping.on_train_begin()
-    for epoch, loss in enumerate(losses):
-        stopping.on_epoch_end(epoch, {"val_loss": loss})
+    for epoch, value in enumerate(values):
+        stopping.on_epoch_end(epoch, {name: value})
         if model.stop_training:
             break
     return epoch, stopping.best_epoch
@@ -162,6 +180,12 @@ def with_grades(task, data, seed, freeze_steps=None, **arguments):
 
 def auto(task, data, seed, **arguments):
     return with_grades(task, data, seed, **arguments)[2]
+
+
+def plateau(task, data, seed):
+    """`ReduceLROnPlateau` on the training loss: it needs no validation."""
+    reduce = keras.callbacks.ReduceLROnPlateau("loss", factor=0.2, patience=2)
+    return train(task, data, seed, [reduce])[2]
 
 
 def shorter_schedule(task, data, seed, epochs):

@@ -37,8 +37,14 @@ METHODS = (
     "plain, as long as auto",
 )
 # At a constant rate: the controls settle, as auto does.
-AT_CONSTANT = ("auto", "plain, as long as auto", "plain, settled")
-COMPARED = ("early stopping, 1", "early stopping, 3", "tuned tau", "auto")
+AT_CONSTANT = (
+    "plateau",
+    "auto",
+    "plain, as long as auto",
+    "plain, settled",
+)
+ALL = (*METHODS, "plateau", "plain, settled")
+COMPARED = (*methods.EARLY_STOPPING, "tuned tau", "auto")
 # The low end of the paper, and points of accuracy that may be lost: on
 # average over all tasks and seeds, and in any of them.
 FASTER, LOST, LOST_AT_WORST = 1.57, 0.005, 0.01
@@ -49,7 +55,7 @@ def main(argv=None):
     parser.add_argument(
         "--methods",
         nargs="*",
-        choices=[*METHODS, AT_CONSTANT[-1]],
+        choices=ALL,
         help="beside plain fit() and EarlyStopping",
     )
     parser.add_argument(
@@ -62,7 +68,7 @@ def main(argv=None):
         args.methods = list(AT_CONSTANT if args.constant else METHODS)
     if "plain, as long as auto" in args.methods and "auto" not in args.methods:
         parser.error("'plain, as long as auto' needs 'auto' among --methods")
-    args.methods.sort(key=[*METHODS, AT_CONSTANT[-1]].index)
+    args.methods.sort(key=ALL.index)
     tasks = QUICK if args.quick else TASKS
     name = "tasks"
     if args.constant:
@@ -180,7 +186,11 @@ def run(name, task, data, store, seed, seed_to_tune, done):
             lambda: methods.with_tau(task, data, seed, tau),
         )
         return {**result, "tuning": tuning}
-    method = {"fixed schedule": methods.fixed_schedule, "auto": methods.auto}
+    method = {
+        "fixed schedule": methods.fixed_schedule,
+        "plateau": methods.plateau,
+        "auto": methods.auto,
+    }
     return store.get(f"{name}-{seed}", lambda: method[name](task, data, seed))
 
 

@@ -1,0 +1,107 @@
+"""What GradES says: a line where it begins, one where it ends, a warning."""
+
+import logging
+
+import keras
+
+
+def show(message, level, verbose, verbose_of_fit):
+    """Prints a message, or logs it where Keras is not interactive.
+
+    Args:
+        message: String.
+        level: Integer, the lowest verbosity at which it is shown.
+        verbose: Integer, the verbosity, or `"auto"`: that of `fit()`, 1 at
+            most.
+        verbose_of_fit: Integer.
+    """
+    verbose = bool(verbose_of_fit) if verbose == "auto" else verbose
+    if verbose < level:
+        return
+    message = f"GradES: {message}"
+    if not keras.config.is_interactive_logging_enabled():
+        logging.getLogger("keras_grades").info(message)
+        return
+    # In an epoch, the cursor is at the end of Keras's progress bar.
+    is_in_bar = verbose_of_fit == 1 and level > 1
+    print(f"\n{message}" if is_in_bar else message, flush=True)
+
+
+def beginning(components, monitor, rule, total_steps):
+    """What is watched, by what, and when it may freeze.
+
+    Args:
+        components: List of `Component`.
+        monitor: Name of the monitor, or an instance.
+        rule: `Rule`.
+        total_steps: Integer, the planned steps, or `None`.
+    """
+    if not isinstance(monitor, str):
+        monitor = type(monitor).__name__
+    n, blocks = len(components), len({c.block for c in components})
+    when = _when(rule, total_steps)
+    return f"{n} components in {blocks} blocks, by {monitor}; {when}."
+
+
+def _when(rule, total_steps):
+    first, deadline = rule.first_freeze, rule.criterion.deadline
+    if total_steps and first > total_steps:
+        return (
+            f"nothing can freeze: the first step that may is {first}, and "
+            f"{total_steps} are planned"
+        )
+    of = of_total(total_steps)
+    if deadline and first == deadline:
+        return f"all settle from step {deadline}{of} on"
+    when = f"nothing freezes before step {first}{of}"
+    if deadline:
+        when += f", and all settle from step {deadline} on, or sooner"
+    return when
+
+
+def going_on(components, step, total_steps):
+    """Where a run goes on."""
+    frozen = sum(c.frozen_at is not None for c in components)
+    return (
+        f"goes on after step {step}{of_total(total_steps)}, {frozen} of "
+        f"{len(components)} components frozen."
+    )
+
+
+def ending(components, step, total_steps, has_stopped, reason):
+    """Where a run ended, and why.
+
+    Args:
+        components: List of `Component`.
+        step: Integer, the last step.
+        total_steps: Integer, the planned steps, or `None`.
+        has_stopped: Boolean, whether it ended because enough had converged.
+        reason: String, of the criterion, or `None` if nothing has converged.
+    """
+    if reason is None:
+        reason = (
+            "None has converged: its statistic must stay below tau. Train "
+            "longer, or use a larger tau."
+        )
+    frozen = sum(c.frozen_at is not None for c in components)
+    return (
+        f"{'stopped' if has_stopped else 'ended'} at step "
+        f"{step}{of_total(total_steps)}, {frozen} of {len(components)} "
+        f"components frozen. {reason}"
+    ).rstrip()
+
+
+def few_updates(updates, batches):
+    """A warning: the plan counts batches."""
+    return (
+        f"GradES has seen {updates} updates of the model's optimizer in "
+        f"{batches} batches. If `train_step` uses other optimizers, GradES "
+        "cannot watch them: `model.optimizer` must be the one that trains. If "
+        "it accumulates gradients by hand, the plan counts too many steps: "
+        "pass `alpha` as an integer, a number of updates, or use "
+        "`gradient_accumulation_steps` of the optimizer."
+    )
+
+
+def of_total(total_steps):
+    return f" of {total_steps}" if total_steps else ""

@@ -1,0 +1,110 @@
+"""Before the first step of `fit()`: what to track, and with what optimizer."""
+
+import dataclasses
+from typing import Any
+
+from keras_grades import resume
+from keras_grades import validation
+from keras_grades.backend import backend
+from keras_grades.discovery.selection import Selection
+from keras_grades.discovery.selection import select
+from keras_grades.optimizer import GradESOptimizer
+from keras_grades.plan import Plan
+from keras_grades.rebuild.costs import StepWork
+from keras_grades.rebuild.costs import parameters_of
+from keras_grades.rebuild.decision import Rebuilds
+from keras_grades.rebuild.installation import unwrap
+from keras_grades.run import Run
+from keras_grades.train_step import find_grades_optimizer
+from keras_grades.train_step import optimizer_place
+from keras_grades.truncation import find_followers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of `GradES` that are no part of the rule."""
+
+    components: Selection
+    max_frozen_ratio: float
+    recompile: str | int
+    truncate_backward: bool
+    restore_trainable: bool
+
+    def __post_init__(self):
+        validation.check_max_frozen_ratio(self.max_frozen_ratio)
+        validation.check_recompile(self.recompile)
+
+    def settings(self) -> dict[str, Any]:
+        """Those that change what is computed, for the report."""
+        return {
+            "max_frozen_ratio": self.max_frozen_ratio,
+            "recompile": self.recompile,
+            "truncate_backward": self.truncate_backward,
+        }
+
+
+def new_run(model, params, policy, options, clock, say):
+    """Finds what to track, and wraps the optimizer.
+
+    Args:
+        model: A compiled `keras.Model`.
+        params: Dict, what `fit()` tells its callbacks.
+        policy: `FreezePolicy`.
+        options: `Options`.
+        clock: Function that returns the time in seconds.
+        say: Function that prints a message for a level of verbosity.
+
+    Returns:
+        `Run`. Nothing is put on the model yet.
+    """
+    optimizer, state = _optimizer_and_state(model)
+    plan = Plan(
+        params.get("steps"),
+        params.get("epochs"),
+        optimizer.gradient_accumulation_steps or 1,
+    )
+    components, _ = policy.thresholds(select(model, options.components))
+    followers = []
+    if options.truncate_backward:
+        followers = find_followers(model, components)
+    wrapped = GradESOptimizer(
+        optimizer,
+        components,
+        total_steps=plan.steps(),
+        steps_per_epoch=plan.steps_per_epoch,
+        followers=followers,
+        **vars(policy),
+    )
+    wrapped.build(model.trainable_variables)
+    if state is not None:
+        wrapped.load_freeze_state(state)
+    if find_grades_optimizer(model) is not None:
+        unwrap(model)
+    resume.forget(optimizer)
+    return Run(
+        model,
+        wrapped,
+        plan=plan,
+        options=options,
+        rebuilds=Rebuilds(
+            options.recompile,
+            plan.steps(),
+            rebuild_is_free=not backend.compiles(model),
+            max_rebuilds=backend.max_rebuilds(model),
+        ),
+        work=StepWork(components, followers, *parameters_of(model)),
+        clock=clock,
+        say=say,
+    )
+
+
+def _optimizer_and_state(model):
+    """The optimizer to wrap, and freeze state that it was loaded with."""
+    wrapped = find_grades_optimizer(model)
+    if wrapped is None:
+        optimizer = getattr(*optimizer_place(model))
+        return optimizer, resume.noted(optimizer)
+    # Of a model that was compiled so, or saved by version 0.1.
+    state = {}
+    wrapped.save_freeze_state(state)
+    return wrapped.inner_optimizer, state
