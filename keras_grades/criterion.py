@@ -36,13 +36,17 @@ class Criterion:
         return first_measured
 
     def reason(self, converged_at: int) -> str:
-        """Why all have converged at a step, in a sentence, or nothing.
+        """Why all have converged at a step, or none has, or nothing.
 
         Args:
-            converged_at: Integer, the last step at which one has.
+            converged_at: Integer, the last step at which one has, or 0.
         """
-        del converged_at
-        return ""
+        if converged_at:
+            return ""
+        return (
+            "None has converged: its statistic must stay below tau. Train "
+            "longer, or use a larger tau."
+        )
 
     def init(self, n: int) -> dict[str, StateSpec]:
         """Declares the state; `"converged_at"` must be in it."""
@@ -108,8 +112,10 @@ class Threshold(Criterion):
 class Together(Threshold):
     """All components converge at one step, by the mean of their statistics.
 
-    They do when that mean has been below tau on `patience + 1` steps in a
-    row; at a deadline, whatever it is.
+    They do when that mean was first above tau, and later below, each on
+    `patience + 1` steps in a row; at a deadline, whatever it is. What has not
+    been above yet has not learned anything: a flat start, or one that is too
+    slow to see, is not the end.
 
     Args:
         patience: Integer.
@@ -123,19 +129,33 @@ class Together(Threshold):
         self.deadline = deadline
 
     def first_step(self, first_measured):
-        first = super().first_step(first_measured)
+        rises_by = first_measured + self.patience
+        first = max(self.grace_steps, rises_by + 1 + self.patience)
         return first if self.deadline is None else min(first, self.deadline)
 
     def reason(self, converged_at):
+        if not converged_at:
+            return (
+                "What was learned still helped, or did not begin to. Train "
+                "longer, or tell how long an epoch is (`steps_per_epoch`)."
+            )
         if self.deadline is not None and converged_at >= self.deadline:
             return f"They settled from step {converged_at} on, by the plan."
         return f"What was learned no longer helped from step {converged_at} on."
 
+    def init(self, n):
+        return {"above": StateSpec((n,), "int32"), **super().init(n)}
+
     def update(self, state, statistic, is_measured, step, tau):
+        # Where nothing is measured it is 0, which is not above, nor below.
         margin = ops.where(is_measured, statistic - tau, 0.0)
         count = ops.sum(ops.cast(is_measured, "float32"))
+        mean = ops.sum(margin) / ops.maximum(count, 1.0)
+        above = _in_a_row(mean > 0.0, state["above"])
+        was_above = state["above"] > self.patience
+        above = ops.where(was_above, state["above"], above)
         below, converged_at = decide(
-            ops.sum(margin) / ops.maximum(count, 1.0),
+            ops.where(was_above, mean, 0.0),
             state["below"],
             state["converged_at"],
             step,
@@ -143,13 +163,12 @@ class Together(Threshold):
             grace_steps=self.grace_steps,
             patience=self.patience,
         )
-        # Where nothing is measured the mean is 0, which is not below it.
         if self.deadline is not None:
             is_late = ops.logical_and(
                 step >= self.deadline, ops.equal(converged_at, 0)
             )
             converged_at = ops.where(is_late, step, converged_at)
-        return {"below": below, "converged_at": converged_at}
+        return {"above": above, "below": below, "converged_at": converged_at}
 
 
 def decide(statistic, below, converged_at, step, tau, *, grace_steps, patience):
@@ -172,10 +191,15 @@ def decide(statistic, below, converged_at, step, tau, *, grace_steps, patience):
     Returns:
         The new `below` and `converged_at`.
     """
-    below = ops.where(statistic < tau, below + 1, ops.zeros_like(below))
+    below = _in_a_row(statistic < tau, below)
     converges = ops.logical_and(below > patience, step >= grace_steps)
     converges = ops.logical_and(converges, ops.equal(converged_at, 0))
     return below, ops.where(converges, step, converged_at)
+
+
+def _in_a_row(is_so, count):
+    """Counts the steps in a row, up to this one, at which something is so."""
+    return ops.where(is_so, count + 1, ops.zeros_like(count))
 
 
 @keras.saving.register_keras_serializable(package="keras_grades")

@@ -76,13 +76,8 @@ def ending(components, step, total_steps, has_stopped, reason):
         step: Integer, the last step.
         total_steps: Integer, the planned steps, or `None`.
         has_stopped: Boolean, whether it ended because enough had converged.
-        reason: String, of the criterion, or `None` if nothing has converged.
+        reason: String, of the criterion.
     """
-    if reason is None:
-        reason = (
-            "None has converged: its statistic must stay below tau. Train "
-            "longer, or use a larger tau."
-        )
     frozen = sum(c.frozen_at is not None for c in components)
     return (
         f"{'stopped' if has_stopped else 'ended'} at step "

@@ -329,16 +329,13 @@ class Run:
 
     def say_where_it_ends(self):
         """Says it, and why."""
-        reason = None
-        if self._converged_at:
-            reason = self.optimizer.rule.criterion.reason(self._converged_at)
         self._say(
             messages.ending(
                 self.components,
                 self.trace.step,
                 self.total_steps,
                 self.stopped_step is not None,
-                reason,
+                self.optimizer.rule.criterion.reason(self._converged_at),
             )
         )
 

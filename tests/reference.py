@@ -442,7 +442,8 @@ def train_until_settled(
     """Trains with one clock for all, and a learning rate that falls to 0.
 
     All components converge at one step, when the mean of their statistics has
-    been negative on `patience + 1` steps in a row, or at the deadline. Then
+    been positive on `patience + 1` steps in a row, and later negative on as
+    many, or at the deadline. Then
     the learning rate falls linearly, over `cooldown` times the steps so far.
     The lowest block freezes halfway, the highest at the end.
 
@@ -456,7 +457,8 @@ def train_until_settled(
     whole_rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     components = [Watched(list(g), tau=0.0) for g in groups]
     order = list(dict.fromkeys(blocks))
-    trace, below, converged_at, length = [], 0, 0, 0
+    trace, converged_at, length = [], 0, 0
+    above = below = 0
     for step, batch in enumerate(batches, start=1):
         if converged_at:
             left = 1 - (step - converged_at) / (length + 1)
@@ -468,8 +470,11 @@ def train_until_settled(
         if not any(c.frozen_at for c in components):
             trace.append(transfer_of(components, part))
         if not converged_at:
-            is_below = np.mean(trace[-1]) < 0  # NaN is not.
-            below = below + 1 if is_below else 0
+            mean = np.mean(trace[-1])
+            if above <= patience:
+                above = above + 1 if mean > 0 else 0  # NaN is not.
+            else:
+                below = below + 1 if mean < 0 else 0
             if below > patience or step == deadline:
                 converged_at, length = step, int(cooldown * step)
         if converged_at:

@@ -48,6 +48,17 @@ def data(batches, batch_size=4, seed=1):
     return x, y
 
 
+def turning(batches, at, batch_size=4):
+    """As `data`, but to be learned; from batch `at` on the labels are others.
+
+    What was learned until then helps, and then it does not.
+    """
+    x, _ = data(batches, batch_size)
+    y = x.mean(axis=1)[:, :CLASSES].argmax(axis=1).astype("int32")
+    first = at * batch_size
+    return x, np.concatenate([y[:first], (y[first:] + 1) % CLASSES])
+
+
 def batches(x, y, size=4):
     """The arrays in batches, in order."""
     return [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]

@@ -150,14 +150,46 @@ def converge_together(rows, measured=None, **arguments):
     return keras.ops.convert_to_numpy(state["converged_at"]).tolist()
 
 
-def test_all_converge_when_their_mean_is_below():
-    rows = [[1, 1], [-2, 1], [-1, -1]]
-    assert converge_together(rows, patience=0, grace_steps=0) == [2, 2]
-    assert converge_together(rows, patience=1, grace_steps=0) == [3, 3]
-    assert converge_together(rows, patience=0, grace_steps=3) == [3, 3]
-    assert converge_together(rows, patience=3, grace_steps=0) == [0, 0]
+def test_all_converge_when_their_mean_was_above_and_is_below():
+    rows = [[1, 1], [1, 0], [-2, 1], [-1, -1]]
+    assert converge_together(rows, patience=0, grace_steps=0) == [3, 3]
+    assert converge_together(rows, patience=1, grace_steps=0) == [4, 4]
+    assert converge_together(rows, patience=0, grace_steps=4) == [4, 4]
+    assert converge_together(rows, patience=2, grace_steps=0) == [0, 0]
     # Zero is not below zero.
-    assert converge_together([[0, 0]], patience=0, grace_steps=0) == [0, 0]
+    rows = [[1, 1], [0, 0]]
+    assert converge_together(rows, patience=0, grace_steps=0) == [0, 0]
+
+
+@given(
+    st.lists(st.sampled_from([-1.0, 0.0, 1.0, NAN]), min_size=1, max_size=30),
+    st.integers(0, 4),
+)
+def test_together_is_first_above_then_below(values, patience):
+    """Against the windows of the whole history."""
+
+    def ends_of_runs(is_so):
+        """The steps up to which it was so, `patience + 1` in a row."""
+        return [
+            t
+            for t in range(patience + 1, len(values) + 1)
+            if all(is_so(v) for v in values[t - patience - 1 : t])
+        ]
+
+    above = ends_of_runs(lambda v: v > 0)
+    below = ends_of_runs(lambda v: v < 0)
+    # The two cannot overlap.
+    expected = next((t for t in below if above and t > above[0]), 0)
+    rows = [[value, value] for value in values]
+    found = converge_together(rows, patience=patience, grace_steps=0)
+    assert found == [expected] * 2
+
+
+def test_what_never_helped_has_not_stopped_helping():
+    rows = [[-1, -1]] * 5
+    assert converge_together(rows, patience=0, grace_steps=0) == [0, 0]
+    arguments = {"patience": 0, "grace_steps": 0, "deadline": 4}
+    assert converge_together(rows, **arguments) == [4, 4]
 
 
 def test_the_mean_is_of_what_is_measured():
@@ -170,12 +202,13 @@ def test_the_mean_is_of_what_is_measured():
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_a_mean_that_is_not_finite_is_not_below(bad):
-    assert converge_together([[bad, -5]], patience=0, grace_steps=0) == [0, 0]
+    rows = [[1, 1], [bad, -5]]
+    assert converge_together(rows, patience=0, grace_steps=0) == [0, 0]
 
 
 def test_at_a_deadline_all_converge():
     rows, known = [[1, UNDEFINED]] * 5, [[True, False]] * 5
     arguments = {"patience": 0, "grace_steps": 0, "deadline": 4}
     assert converge_together(rows, known, **arguments) == [4, 4]
-    rows = [[-1, -1]] * 5
-    assert converge_together(rows, **arguments) == [1, 1]
+    rows = [[1, 1]] + [[-1, -1]] * 5
+    assert converge_together(rows, **arguments) == [2, 2]

@@ -34,9 +34,12 @@ def task(tasks):
 def test_early_stopping_is_read_off(methods):
     """Against `EarlyStopping` in a `fit()` with the same losses."""
     losses = [5.0, 3.0, 4.0, 2.0, 2.5, 2.5, 2.5, 1.0]
-    assert methods.replay(losses, 1) == (2, 1)
-    assert methods.replay(losses, 3) == (6, 3)
-    assert methods.replay(losses[:3], 3) == (2, 1)
+    assert methods.replay(losses, "loss", 1) == (2, 1)
+    assert methods.replay(losses, "loss", 3) == (6, 3)
+    assert methods.replay(losses[:3], "loss", 3) == (2, 1)
+    accuracies = [0.5, 0.7, 0.6, 0.8, 0.8, 0.7, 0.75, 0.9]
+    assert methods.replay(accuracies, "accuracy", 1) == (2, 1)
+    assert methods.replay(accuracies, "accuracy", 3) == (6, 3)
 
 
 def test_without_grades_it_is_early_stopping_in_fit(methods, task):
@@ -184,8 +187,44 @@ def test_conditions(tasks, monkeypatch, tmp_path, task):
     assert used == [{"cooldown": 0.1}]
     path = tmp_path / f"conditions_{keras.backend.backend()}.json"
     rows = json.loads(path.read_text())["rows"]
-    assert [r["method"] for r in rows] == ["plain", "early stopping, 3", "auto"]
+    assert [r["method"] for r in rows] == list(conditions.SHOWN)
     assert {r["of"] for r in rows} == {3 * 96 // task.batch_size}
+
+
+def test_conditions_change_what_they_say(tasks, task):
+    import conditions
+
+    x = np.arange(12, dtype="float32")[:, None]
+    y = np.arange(12)
+    data = conditions.Alternating(x, y, 4)
+    for sign in (1, -1, 1):
+        batches = [data[i] for i in range(len(data))]
+        seen = np.concatenate([labels for _, labels in batches])
+        assert sorted(seen) == list(y) and list(seen) != list(y)
+        values = np.concatenate([images for images, _ in batches])[:, 0]
+        np.testing.assert_array_equal(values, seen if sign > 0 else 1 - seen)
+        data.on_epoch_end()
+    (_, right), *_ = task.load(1000)
+    noisy, *others = conditions.mislabeled(task).load(1000)
+    assert 0.17 < (noisy[1] != right).mean() < 0.23
+    np.testing.assert_array_equal(others[0][1], task.load(1000)[1][1])
+
+
+def test_presets(tasks, monkeypatch, tmp_path):
+    """They keep the optimizer that KerasHub compiled them with."""
+    import presets
+
+    monkeypatch.setattr(presets, "EPOCHS", (1,))
+    name = "ViT, random, MNIST"
+    optimizer = presets.PRESETS[name].compiled().optimizer
+    assert isinstance(optimizer, keras.optimizers.Adam)
+    assert float(optimizer.learning_rate) == pytest.approx(5e-5)
+    presets.main(["--quick", "--presets", name, f"--output={tmp_path}"])
+    path = tmp_path / f"presets_quick_{keras.backend.backend()}.json"
+    rows = json.loads(path.read_text())["rows"]
+    assert [r["method"] for r in rows] == ["plain", "auto"]
+    assert [r["steps"] for r in rows] == [2, 2]
+    assert [r["frozen"] for r in rows] == [0, 1]
 
 
 @pytest.mark.long
@@ -198,6 +237,8 @@ def test_the_command(tasks, monkeypatch, tmp_path, task):
         "plain",
         "early stopping, 1",
         "early stopping, 3",
+        "early stopping on accuracy, 1",
+        "early stopping on accuracy, 3",
         "fixed schedule",
         "tuned tau",
         "auto",
@@ -215,7 +256,7 @@ def test_the_command_at_a_constant_rate(tasks, monkeypatch, tmp_path, task):
         seen.append((task.decay, seeds, names))
         run = {"seconds": 1.0, "steps": 1, "compilation": 0.1, "frozen": 0.0}
         run |= {"accuracy": 0.5, "loss": 1.0}
-        methods = ["plain", "early stopping, 1", "early stopping, 3", *names]
+        methods = ["plain", *tasks.methods.EARLY_STOPPING, *names]
         return {method: [run] for method in methods}
 
     monkeypatch.setattr(tasks, "compare", compare)
