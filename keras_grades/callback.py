@@ -346,12 +346,14 @@ class GradES(keras.callbacks.Callback):
 
     @property
     def report(self) -> FreezeReport:
-        if self._source is None:
+        if self._run is not None:
+            return self._run.report()
+        if self._report is None:
             raise ValueError(
                 "There is nothing to report yet: pass this callback to "
                 "`model.fit(callbacks=[...])` first."
             )
-        return self._report if self._run is None else self._run.report()
+        return self._report
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has the arguments and the report; the model stays here.
