@@ -129,8 +129,8 @@ class Together(Threshold):
         self.deadline = deadline
 
     def first_step(self, first_measured):
-        rises_by = first_measured + self.patience
-        first = max(self.grace_steps, rises_by + 1 + self.patience)
+        was_above_at = first_measured + self.patience
+        first = super().first_step(was_above_at + 1)
         return first if self.deadline is None else min(first, self.deadline)
 
     def reason(self, converged_at):

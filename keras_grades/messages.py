@@ -50,7 +50,7 @@ def _when(rule, total_steps):
             f"nothing can freeze: the first step that may is {first}, and "
             f"{total_steps} are planned"
         )
-    of = of_total(total_steps)
+    of = _of_total(total_steps)
     if deadline and first == deadline:
         return f"all settle from step {deadline}{of} on"
     when = f"nothing freezes before step {first}{of}"
@@ -61,11 +61,8 @@ def _when(rule, total_steps):
 
 def going_on(components, step, total_steps):
     """Where a run goes on."""
-    frozen = sum(c.frozen_at is not None for c in components)
-    return (
-        f"goes on after step {step}{of_total(total_steps)}, {frozen} of "
-        f"{len(components)} components frozen."
-    )
+    of = _of_total(total_steps)
+    return f"goes on after step {step}{of}, {_frozen_of(components)}."
 
 
 def ending(components, step, total_steps, has_stopped, reason):
@@ -78,12 +75,9 @@ def ending(components, step, total_steps, has_stopped, reason):
         has_stopped: Boolean, whether it ended because enough had converged.
         reason: String, of the criterion.
     """
-    frozen = sum(c.frozen_at is not None for c in components)
-    return (
-        f"{'stopped' if has_stopped else 'ended'} at step "
-        f"{step}{of_total(total_steps)}, {frozen} of {len(components)} "
-        f"components frozen. {reason}"
-    ).rstrip()
+    how, of = "stopped" if has_stopped else "ended", _of_total(total_steps)
+    where = f"{how} at step {step}{of}, {_frozen_of(components)}."
+    return f"{where} {reason}".rstrip()
 
 
 def few_updates(updates, batches):
@@ -98,5 +92,10 @@ def few_updates(updates, batches):
     )
 
 
-def of_total(total_steps):
+def _frozen_of(components):
+    frozen = sum(c.frozen_at is not None for c in components)
+    return f"{frozen} of {len(components)} components frozen"
+
+
+def _of_total(total_steps):
     return f" of {total_steps}" if total_steps else ""

@@ -57,7 +57,9 @@ def new_run(model, params, policy, options, clock, say):
     Returns:
         `Run`. Nothing is put on the model yet.
     """
-    optimizer, state = _optimizer_and_state(model)
+    # Of a model that was compiled so, or saved by version 0.1.
+    saved = find_grades_optimizer(model)
+    optimizer, state = _optimizer_and_state(model, saved)
     plan = Plan(
         params.get("steps"),
         params.get("epochs"),
@@ -78,7 +80,7 @@ def new_run(model, params, policy, options, clock, say):
     wrapped.build(model.trainable_variables)
     if state is not None:
         wrapped.load_freeze_state(state)
-    if find_grades_optimizer(model) is not None:
+    if saved is not None:
         unwrap(model)
     resume.forget(optimizer)
     return Run(
@@ -98,13 +100,11 @@ def new_run(model, params, policy, options, clock, say):
     )
 
 
-def _optimizer_and_state(model):
+def _optimizer_and_state(model, saved):
     """The optimizer to wrap, and freeze state that it was loaded with."""
-    wrapped = find_grades_optimizer(model)
-    if wrapped is None:
+    if saved is None:
         optimizer = getattr(*optimizer_place(model))
         return optimizer, resume.noted(optimizer)
-    # Of a model that was compiled so, or saved by version 0.1.
     state = {}
-    wrapped.save_freeze_state(state)
-    return wrapped.inner_optimizer, state
+    saved.save_freeze_state(state)
+    return saved.inner_optimizer, state

@@ -205,7 +205,7 @@ def test_conditions_change_what_they_say(tasks, task):
         np.testing.assert_array_equal(values, seen if sign > 0 else 1 - seen)
         data.on_epoch_end()
     (_, right), *_ = task.load(1000)
-    noisy, *others = conditions.mislabeled(task).load(1000)
+    noisy, *others = conditions.load_mislabeled(1000)
     assert 0.17 < (noisy[1] != right).mean() < 0.23
     np.testing.assert_array_equal(others[0][1], task.load(1000)[1][1])
 

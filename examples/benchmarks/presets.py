@@ -27,26 +27,8 @@ class AsItComes(task_list.Task):
         return self.build()
 
 
-def minilm():
-    return keras_hub.models.TextClassifier.from_preset(
-        task_list.minilm_folder(),
-        num_classes=len(task_list.BBC_TOPICS),
-        preprocessor=None,
-    )
-
-
 def vit():
-    backbone = keras_hub.models.ViTBackbone(
-        image_shape=(28, 28, 1),
-        patch_size=7,
-        num_layers=4,
-        num_heads=4,
-        hidden_dim=64,
-        mlp_dim=128,
-    )
-    return keras_hub.models.ViTImageClassifier(
-        backbone, num_classes=10, preprocessor=None
-    )
+    return task_list.vit(28, patch=7, layers=4, width=64)
 
 
 def gpt2():
@@ -75,7 +57,7 @@ def as_it_comes(load, build, examples, batch_size):
 
 PRESETS = {
     "BERT (MiniLM), topics": as_it_comes(
-        task_list.load_topics, minilm, 960, 16
+        task_list.load_topics, common.minilm, 960, 16
     ),
     "ViT, random, MNIST": as_it_comes(task_list.load_mnist, vit, 3456, 64),
     "GPT-2, random, next letter": as_it_comes(load_letters, gpt2, 2048, 32),

@@ -8,7 +8,6 @@ import keras
 import keras_hub
 import numpy as np
 from common import minilm_folder
-from data import BBC_TOPICS
 from data import bbc_news
 from data import mnist
 from sklearn.datasets import load_digits
@@ -125,9 +124,7 @@ def load_topics(examples):
 
 def build_topics(lora_rank=None):
     """The pretrained 6-layer MiniLM."""
-    model = keras_hub.models.TextClassifier.from_preset(
-        minilm_folder(), num_classes=len(BBC_TOPICS), preprocessor=None
-    )
+    model = common.minilm()
     if lora_rank:
         model.backbone.enable_lora(lora_rank)
     return plain(model)
@@ -157,7 +154,7 @@ def split(pair, size, examples=None):
     return (x[:examples], y[:examples]), (some_x, some_y)
 
 
-def build_vit(image, patch, layers, width):
+def vit(image, patch, layers, width):
     """A small Vision Transformer with random weights."""
     backbone = keras_hub.models.ViTBackbone(
         image_shape=(image, image, 1),
@@ -167,10 +164,8 @@ def build_vit(image, patch, layers, width):
         hidden_dim=width,
         mlp_dim=2 * width,
     )
-    return plain(
-        keras_hub.models.ViTImageClassifier(
-            backbone, num_classes=10, preprocessor=None
-        )
+    return keras_hub.models.ViTImageClassifier(
+        backbone, num_classes=10, preprocessor=None
     )
 
 
@@ -227,7 +222,7 @@ TASKS = {
     ),
     "MNIST": Task(
         load_mnist,
-        lambda: build_vit(28, patch=7, layers=4, width=64),
+        lambda: plain(vit(28, patch=7, layers=4, width=64)),
         3456,
         64,
         20,
@@ -236,7 +231,7 @@ TASKS = {
     ),
     "small digits": Task(
         load_small_digits,
-        lambda: build_vit(8, patch=2, layers=3, width=32),
+        lambda: plain(vit(8, patch=2, layers=3, width=32)),
         1120,
         32,
         40,
