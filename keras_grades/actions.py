@@ -44,6 +44,18 @@ class Action:
         """
         del state, step
 
+    def rest_at(self, converged_at):
+        """The step after which each component is frozen.
+
+        Args:
+            converged_at: Integer tensor of shape `(n,)`.
+
+        Returns:
+            Integer tensor of shape `(n,)`, without a meaning where a
+            component has not converged.
+        """
+        raise NotImplementedError
+
     def is_at_rest(self, converged_at, step):
         """Whether each component is frozen after a step.
 
@@ -54,15 +66,15 @@ class Action:
         Returns:
             Boolean tensor of shape `(n,)`.
         """
-        raise NotImplementedError
+        is_due = step >= self.rest_at(converged_at)
+        return ops.logical_and(converged_at > 0, is_due)
 
 
 class Freeze(Action):
     """A component is frozen at the step at which it converges."""
 
-    def is_at_rest(self, converged_at, step):
-        del step
-        return converged_at > 0
+    def rest_at(self, converged_at):
+        return converged_at
 
 
 class Settle(Action):
@@ -92,13 +104,10 @@ class Settle(Action):
         converged_at = ops.max(state["converged_at"])
         return share_left(converged_at, step, self.cooldown)
 
-    def is_at_rest(self, converged_at, step):
+    def rest_at(self, converged_at):
         steps = cooldown_steps(converged_at, self.cooldown)
-        steps = ops.floor(
-            ops.multiply(self._at_rest, ops.cast(steps, "float32"))
-        )
-        since = ops.cast(step - converged_at, "float32")
-        return ops.logical_and(converged_at > 0, since >= steps)
+        steps = ops.multiply(self._at_rest, ops.cast(steps, "float32"))
+        return converged_at + ops.cast(ops.floor(steps), "int32")
 
 
 class Anneal(Action):
@@ -120,9 +129,8 @@ class Anneal(Action):
         # A checkpoint may know no cooldown, or another one.
         return ops.where(state["frozen_at"] > 0, 0.0, share)
 
-    def is_at_rest(self, converged_at, step):
-        steps = cooldown_steps(converged_at, self.cooldown)
-        return ops.logical_and(converged_at > 0, step - converged_at >= steps)
+    def rest_at(self, converged_at):
+        return converged_at + cooldown_steps(converged_at, self.cooldown)
 
 
 def share_left(converged_at, step, cooldown):

@@ -35,9 +35,10 @@ class GradES(keras.callbacks.Callback):
     when all of them are, training stops. There is no validation pass.
 
     For the time of `fit()` the model's optimizer is wrapped in a
-    `GradESOptimizer`, and `frozen_ratio`, the share of components that are
-    frozen, appears in the logs. Afterwards the model has its own optimizer
-    back, with its state.
+    `GradESOptimizer`, and two numbers appear in the logs: `frozen_ratio`, the
+    share of components that are frozen, and `statistic`, the mean over the
+    components of what the monitor measures, 0 until it is known. Afterwards
+    the model has its own optimizer back, with its state.
 
     A frozen component keeps its value from the step after `frozen_at` on,
     bit for bit. That costs no compilation, and saves no time either: its
@@ -367,6 +368,6 @@ class GradES(keras.callbacks.Callback):
             }
         return state
 
-    def _say(self, message, level=1):
+    def _say(self, message, level=1, in_epoch=False):
         of_fit = (self.params or {}).get("verbose", 1)
-        messages.show(message, level, self.verbose, of_fit)
+        messages.show(message, level, self.verbose, of_fit, in_epoch)

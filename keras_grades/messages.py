@@ -5,7 +5,7 @@ import logging
 import keras
 
 
-def show(message, level, verbose, verbose_of_fit):
+def show(message, level, verbose, verbose_of_fit, in_epoch=False):
     """Prints a message, or logs it where Keras is not interactive.
 
     Args:
@@ -14,6 +14,8 @@ def show(message, level, verbose, verbose_of_fit):
         verbose: Integer, the verbosity, or `"auto"`: that of `fit()`, 1 at
             most.
         verbose_of_fit: Integer.
+        in_epoch: Boolean, whether it is said in the middle of an epoch.
+            Defaults to `False`.
     """
     verbose = bool(verbose_of_fit) if verbose == "auto" else verbose
     if verbose < level:
@@ -22,8 +24,8 @@ def show(message, level, verbose, verbose_of_fit):
     if not keras.config.is_interactive_logging_enabled():
         logging.getLogger("keras_grades").info(message)
         return
-    # In an epoch, the cursor is at the end of Keras's progress bar.
-    is_in_bar = verbose_of_fit == 1 and level > 1
+    # The cursor is at the end of Keras's progress bar.
+    is_in_bar = verbose_of_fit == 1 and in_epoch
     print(f"\n{message}" if is_in_bar else message, flush=True)
 
 
@@ -63,6 +65,31 @@ def going_on(components, step, total_steps):
     """Where a run goes on."""
     of = _of_total(total_steps)
     return f"goes on after step {step}{of}, {_frozen_of(components)}."
+
+
+def freezing(components, newly_frozen, step):
+    """What froze: a line for each block.
+
+    Args:
+        components: List of `Component`.
+        newly_frozen: List of those that froze since the last look.
+        step: Integer, that of this look.
+    """
+    for block in dict.fromkeys(c.block for c in newly_frozen):
+        frozen = _frozen_of([c for c in components if c.block == block])
+        yield f"by step {step} {frozen} in {block}."
+
+
+def settling(since, stop, total_steps):
+    """When `fit()` will stop, as all that has converged comes to rest.
+
+    Args:
+        since: Integer, the step at which enough had converged.
+        stop: Integer, the step at which enough will be frozen.
+        total_steps: Integer, the planned steps, or `None`.
+    """
+    of = _of_total(total_steps)
+    return f"settles from step {since} on, and stops at step {stop}{of}."
 
 
 def ending(components, step, total_steps, has_stopped, reason):

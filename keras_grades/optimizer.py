@@ -324,6 +324,7 @@ class GradESOptimizer(OptimizerWrapper):
             "step": self.own_iterations,
             "converged_at": self._state["converged_at"],
             "frozen_at": self._state["frozen_at"],
+            "statistic": self._state["statistic"],
             "trace": self._state["trace"],
         }
 
@@ -344,10 +345,15 @@ class GradESOptimizer(OptimizerWrapper):
             observed: Dict of the values of `observed`.
 
         Returns:
-            Dict of scalar tensors.
+            Dict of scalar tensors: `"frozen_ratio"`, and `"statistic"`, the
+            mean over the components of what was last measured of each, 0
+            before that.
         """
         is_frozen = ops.cast(observed["frozen_at"] > 0, "float32")
-        return {"frozen_ratio": ops.mean(is_frozen)}
+        return {
+            "frozen_ratio": ops.mean(is_frozen),
+            "statistic": ops.mean(observed["statistic"]),
+        }
 
     @property
     def variables(self):

@@ -5,10 +5,12 @@ import warnings
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_grades import messages
 from keras_grades import trace
 from keras_grades.backend import backend
+from keras_grades.criterion import NEVER
 from keras_grades.plan import next_look
 from keras_grades.rebuild.installation import Installation
 from keras_grades.report import FreezeReport
@@ -87,6 +89,7 @@ class Run:
         # The last step at which a component has converged, or 0.
         self._converged_at = 0
         self._has_warned = False
+        self._has_said_when = False
         # Whether it is one epoch of a loop.
         self._is_open = False
         self.has_begun = False
@@ -217,9 +220,10 @@ class Run:
         self._converged_at = int(state["converged_at"].max())
         self._time_steps(step)
         self.trace.extend(step, state["trace"])
-        names = self._note_frozen(state["frozen_at"])
-        if names:
-            self._say(f"by step {step} froze {', '.join(names)}.", level=2)
+        newly_frozen = self._note_frozen(state["frozen_at"])
+        for line in messages.freezing(self.components, newly_frozen, step):
+            self._say(line, level=2, in_epoch=True)
+        self._say_when_it_stops(state["converged_at"])
         self._compare_with_plan(step)
         if self._is_enough() and not self._model.stop_training:
             self._stop(step)
@@ -238,14 +242,14 @@ class Run:
         )
 
     def _note_frozen(self, frozen_at):
-        """Notes freeze steps; returns the names of newly frozen components."""
+        """Notes freeze steps; returns the newly frozen components."""
         newly_frozen = []
         for component, step in zip(self.components, frozen_at):
             before, component.frozen_at = component.frozen_at, None
             if step:
                 component.frozen_at = int(step)
                 if component.frozen_at != before:
-                    newly_frozen.append(component.name)
+                    newly_frozen.append(component)
         return newly_frozen
 
     def _is_enough(self):
@@ -259,7 +263,8 @@ class Run:
         """As at the end of an epoch: not even one step is left to take."""
         self._stop(step)
         logs = dict.fromkeys(self._model.get_metrics_result(), math.nan)
-        logs["frozen_ratio"] = np.count_nonzero(self.frozen) / len(self.frozen)
+        of_optimizer = self.optimizer.logs(self.optimizer.observed)
+        logs |= {name: float(value) for name, value in of_optimizer.items()}
         self.installation.idle_logs = logs
 
     def _plan_next_look(self, step):
@@ -326,6 +331,22 @@ class Run:
                 total_steps,
             )
         self._say(what)
+
+    def _say_when_it_stops(self, converged_at):
+        """Says it once, where what has converged only has to come to rest."""
+        enough = np.sort(converged_at)[-self._enough]
+        if self._has_said_when or not enough or self._is_enough():
+            return
+        self._has_said_when = True
+        rest_at = ops.convert_to_numpy(
+            self.optimizer.rule.action.rest_at(
+                ops.convert_to_tensor(converged_at)
+            )
+        )
+        rest_at = np.where(converged_at, rest_at, NEVER)
+        stop = int(np.sort(rest_at)[self._enough - 1])
+        message = messages.settling(int(enough), stop, self.total_steps)
+        self._say(message, in_epoch=True)
 
     def say_where_it_ends(self):
         """Says it, and why."""

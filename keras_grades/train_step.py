@@ -1,8 +1,8 @@
-"""The `train_step` override: what Keras does, and `frozen_ratio` in the logs.
+"""The `train_step` override: what Keras does, and two numbers in the logs.
 
 Keras's own `train_step` takes gradients of `model.trainable_variables` as
 they are when it is traced, so after a structural freeze and a new trace the
-frozen ones are out of the backward pass. Only the log is left to add.
+frozen ones are out of the backward pass. Only the logs are left to add.
 """
 
 import keras
@@ -12,7 +12,7 @@ from keras_grades.optimizer import GradESOptimizer
 
 
 class GradESMixin:
-    """Adds `frozen_ratio` to the logs of a model's `train_step`.
+    """Adds `frozen_ratio` and `statistic` to the logs of a `train_step`.
 
     `keras_grades.GradES` does this by itself for any model. The mixin is for
     a `Model` subclass that is trained with `GradESOptimizer` and without the
@@ -37,7 +37,7 @@ class GradESMixin:
         ),
         loss=...,
     )
-    model.fit(...)  # The progress bar shows `frozen_ratio`.
+    model.fit(...)  # The progress bar shows both.
     ```
     """
 

@@ -392,8 +392,12 @@ def test_it_logs_where_interactive_logging_is_disabled(caplog):
 def test_it_does_not_write_into_the_progress_bar():
     text = printed(GradES(HUGE, alpha=3, verbose=2), verbose=1)
     lines = text.replace("\r", "\n").splitlines()
-    found = [line for line in lines if "by step 3" in line]
-    assert found and all(line.startswith("GradES: ") for line in found)
+    found = [line for line in lines if "by step 3 " in line]
+    # A line for each block.
+    assert [line.partition(" 3 ")[2] for line in found] == [
+        "6 of 6 components frozen in block_0.",
+    ]
+    assert all(line.startswith("GradES: ") for line in found)
 
 
 @pytest.mark.parametrize("verbose", [3, -1, True, "loud", None])

@@ -485,7 +485,7 @@ def test_keeps_a_train_step_of_the_model():
     model.compile("adam", small.loss())
     grades = GradES(HUGE, alpha=4, verbose=0)
     history = fit(model, grades)
-    assert set(history.history) == {"mine", "frozen_ratio"}
+    assert set(history.history) == {"mine", "frozen_ratio", "statistic"}
     assert grades.stopped_step == 4
     assert "frozen_ratio" not in fit(model).history
 
