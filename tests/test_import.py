@@ -13,7 +13,7 @@ BACKENDS = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
 def test_imports_nothing_that_keras_has_not_chosen():
     """Compared with `import keras` alone, in processes of their own."""
     others = [m for b, m in BACKENDS.items() if b != keras.backend.backend()]
-    unwanted = [*others, "keras_hub", "matplotlib", "rich"]
+    unwanted = [*others, "bokeh", "keras_hub", "matplotlib", "rich"]
     code = (
         "import sys, keras; before = set(sys.modules); import keras_grades; "
         "new = {m.split('.')[0] for m in set(sys.modules) - before}; "

@@ -10,7 +10,7 @@ import pytest
 
 from keras_grades.component import Component
 from keras_grades.report import FreezeReport
-from keras_grades.report import picture
+from keras_grades.report import curves
 from keras_grades.report.grid import to_grid
 from keras_grades.report.work import estimate_work_saved
 
@@ -392,9 +392,17 @@ def test_plot_of_the_statistics():
     left, _ = drawn(report().plot())
     assert left.get_yscale() == "log"
     assert left.get_xlabel() == "step"
-    assert left.get_ylabel() == "L1 norm of the gradient"
-    assert legend(left) == ["query", "ffn_up", "ffn_down", "tau = 2"]
-    assert words(left) == ["grace period", "stopped at step 5 of 10"]
+    assert left.get_ylabel() == "size of the gradient (L1 norm)"
+    assert legend(left) == [
+        "query",
+        "feed-forward up",
+        "feed-forward down",
+        "threshold (tau) = 2",
+    ]
+    assert words(left) == [
+        "grace period: nothing freezes",
+        "stopped at step 5 of 10",
+    ]
     [grace] = left.patches
     assert grace.get_bbox().intervalx.tolist() == [0, 2]
     query = left.lines[0]
@@ -408,26 +416,31 @@ def test_plot_of_the_statistics():
     [
         (
             {"monitor": "weight_change", "norm": "mean_l1"},
-            "mean L1 norm of the change of the weights",
+            "size of the change of the weights (mean L1 norm)",
         ),
         (
             {"monitor": "relative_change", "norm": "l1"},
             "size of the updates, relative to their mean so far",
         ),
-        ({"monitor": "gradient"}, "norm of the gradient"),
+        (
+            {"monitor": "transfer", "norm": "l1"},
+            "how much what was learned still helps (cosine)",
+        ),
+        ({"monitor": "gradient"}, "size of the gradient"),
         # A class of the user's own.
         ({"monitor": "SignalToNoise", "norm": "l1"}, "SignalToNoise"),
         ({}, "statistic"),
     ],
 )
 def test_the_y_axis_is_labelled_by_monitor_and_norm(settings, name):
-    assert picture.statistic_name(settings) == name
+    assert curves.statistic_name(settings) == name
 
 
 def test_plot_of_the_freeze_steps():
     figure = report().plot()
     _, right = drawn(figure)
-    assert tick_labels(right.xaxis) == ["query", "ffn_up", "ffn_down"]
+    kinds = ["query", "feed-forward up", "feed-forward down"]
+    assert tick_labels(right.xaxis) == kinds
     assert tick_labels(right.yaxis) == ["layer_0", "layer_1"]
     [image] = right.collections
     np.testing.assert_array_equal(
@@ -452,10 +465,58 @@ def test_plot_draws_each_tau_up_to_a_few():
         flat = [line.get_ydata() for line in left.lines[3:-1]]
         return [y[0] for y in flat], legend(left)[-1]
 
-    assert heights([3.0, 1.0, 3.0, 1.0]) == ([1.0, 3.0], "tau = 1, 3")
+    assert heights([3.0, 1.0, 3.0, 1.0]) == (
+        [1.0, 3.0],
+        "threshold (tau) = 1, 3",
+    )
     five = [component(f"b_{i}/{r}") for i, r in enumerate(["query"] * 5)]
     left, _ = drawn(report(five, tau=[1.0, 2.0, 3.0, 4.0, 5.0]).plot())
-    assert legend(left)[-1] == "tau = 1 to 5"
+    assert legend(left)[-1] == "threshold (tau) = 1 to 5"
+
+
+def together(frozen_at=None, **settings):
+    """Two components, at a cosine of 1.0 and 0.5 to -0.5 and -1.0."""
+    start, fall = np.array([1.0, 0.5]), np.arange(4)[:, None] / 2
+    return report(
+        [component("b_0/query", frozen_at), component("b_1/query")],
+        tau=[0.0, 0.0],
+        statistic=start - fall,
+        settings={"monitor": "transfer", "criterion": None, **settings},
+    )
+
+
+def test_a_threshold_of_zero_is_on_a_linear_axis():
+    left, _ = drawn(together().plot())
+    assert left.get_yscale() == "linear"
+    query, mean, tau = left.lines[:3]
+    assert query.get_ydata().tolist() == [0.75, 0.25, -0.25, -0.75]
+    assert mean.get_ydata().tolist() == [0.75, 0.25, -0.25, -0.75]
+    assert tau.get_ydata()[0] == 0.0
+    assert legend(left)[1] == "mean of all, compared with tau"
+
+
+def test_the_mean_decides_until_something_is_frozen():
+    _, mean = curves.deciding_mean(together(frozen_at=2))
+    assert mean.tolist() == [0.75, 0.25]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"monitor": "gradient"}, {"criterion": "Prescribed"}]
+)
+def test_elsewhere_no_mean_decides(settings):
+    assert curves.deciding_mean(together(**settings)) is None
+
+
+def test_ticks_are_plain_numbers():
+    left, _ = drawn(report(statistic=np.full((5, 4), 0.01)).plot())
+    assert {"0.01", "0.1", "1"} <= {*tick_labels(left.yaxis)}
+
+
+def test_a_name_is_no_formula():
+    names = ["a$_0", "a$_1"]
+    one = report([component(f"{n}/query", 3, block=n) for n in names])
+    _, right = drawn(one.plot())
+    assert tick_labels(right.yaxis) == names
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
@@ -560,14 +621,14 @@ def test_summarize_takes_medians_and_keeps_the_extremes():
     statistic = np.array(
         [[1, 10, NAN], [3, 20, NAN], [2, 90, NAN], [NAN, 7, float("inf")]]
     )
-    actual = picture.summarize(np.array([2, 4, 6, 8]), statistic, max_points=2)
+    actual = curves.summarize(np.array([2, 4, 6, 8]), statistic, max_points=2)
     # Medians of steps 2 and 4: 2 and 15; of steps 6 and 8: 2 and 48.5.
     np.testing.assert_allclose(actual, [[4, 8.5, 1, 20], [8, 25.25, 2, 90]])
 
 
 def test_long_runs_become_few_points():
-    points = picture.summarize(np.arange(1, 1002), np.ones((1001, 2)))
-    assert len(points) <= picture.MAX_POINTS
+    points = curves.summarize(np.arange(1, 1002), np.ones((1001, 2)))
+    assert len(points) <= curves.MAX_POINTS
     assert points[-1, 0] == 1001
 
 
@@ -575,21 +636,27 @@ def test_long_runs_become_few_points():
 
 
 @pytest.mark.parametrize(
-    ("package", "method"), [("rich", "summary"), ("matplotlib", "plot")]
+    ("package", "method", "arguments"),
+    [
+        ("rich", "summary", []),
+        ("matplotlib", "plot", []),
+        ("bokeh", "to_html", ["report.html"]),
+    ],
 )
 def test_without_the_package_the_error_says_what_to_install(
-    package, method, monkeypatch
+    package, method, arguments, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=r"keras-grades\[plot\]"):
-        getattr(report(), method)()
+    expected = rf"{method}\(\)` needs {package}.*keras-grades\[plot\]"
+    with pytest.raises(ImportError, match=expected):
+        getattr(report(), method)(*arguments)
 
 
-def test_the_package_imports_neither_rich_nor_matplotlib():
+def test_the_package_imports_none_of_them():
     # Keras itself imports rich, so that is forgotten first.
     code = """
 import sys, keras
-packages = "rich", "matplotlib"
+packages = "rich", "matplotlib", "bokeh"
 for name in list(sys.modules):
     if name.split(".")[0] in packages:
         del sys.modules[name]

@@ -48,4 +48,5 @@ def use_report(report: keras_grades.FreezeReport) -> None:
     assert_type(report.to_dict(), dict[str, Any])
     assert_type(report.summary(), str)
     assert_type(report.plot("report.png"), Figure)
+    report.to_html("report.html")
     report.to_json("report.json")

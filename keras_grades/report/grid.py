@@ -1,5 +1,6 @@
 """Components arranged as a table: tower by tower, blocks by roles."""
 
+import math
 import os
 import re
 from typing import NamedTuple
@@ -65,6 +66,45 @@ def to_grid(components):
             parents = [*shared, kind]
         towers.append(Tower("/".join(parents), roles, rows))
     return towers
+
+
+def to_lines(towers):
+    """The towers one below the other, as pairs of a label and its `Row`.
+
+    The title of a tower is a line of its own: its `Row` is `None`.
+    """
+    lines = []
+    for tower in towers:
+        if tower.title:
+            lines.append((tower.title, None))
+        lines += [(row.label, row) for row in tower.rows]
+    return lines
+
+
+def used_roles(lines):
+    """The roles that occur in some lines, in the order of `ROLES`."""
+    used = {role for _, row in lines if row for role in row.cells}
+    return [role for role in ROLES if role in used]
+
+
+def readable(lines, limit):
+    """The lines to name if there is room for a limited number of labels.
+
+    Returns:
+        List of their places. All of them if they fit; else towers, and blocks
+        where that leaves room.
+    """
+    apart = math.ceil(len(lines) / limit)
+    shown = []
+    for i, (_, row) in enumerate(lines):
+        fits = not shown or i - shown[-1] >= apart
+        if row is None:
+            if not fits and lines[shown[-1]][1] is not None:
+                shown.pop()
+            shown.append(i)
+        elif fits and (apart == 1 or row.block):
+            shown.append(i)
+    return shown
 
 
 def _rows(label, path, block):

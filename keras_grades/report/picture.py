@@ -13,45 +13,27 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import LogFormatter
 from matplotlib.ticker import MaxNLocator
 
-from keras_grades.component import ROLES
+from keras_grades.report import curves
+from keras_grades.report.curves import COLORS
+from keras_grades.report.curves import GREY
+from keras_grades.report.curves import ROLE_NAMES
+from keras_grades.report.grid import readable
 from keras_grades.report.grid import to_grid
+from keras_grades.report.grid import to_lines
+from keras_grades.report.grid import used_roles
+from keras_grades.report.totals import ending
 
-# The seven roles that meet in one model have Okabe and Ito's colours, which
-# colour-blind readers can tell apart, less the yellow, hard to see on white.
-# Those of the fused ones are as far from these as can be.
-COLORS = {
-    "query": "#0072b2",
-    "key": "#e69f00",
-    "value": "#009e73",
-    "qkv": "#4000a0",
-    "attention_output": "#d55e00",
-    "ffn_up": "#56b4e9",
-    "ffn_gate": "#cc79a7",
-    "ffn_gate_up": "#602000",
-    "ffn_down": "#000000",
-}
-GREY = "#555555"
-LIGHT_GREY = "#eeeeee"
 STILL_TRAINED = {
-    "facecolor": LIGHT_GREY,
+    "facecolor": curves.LIGHT_GREY,
     "edgecolor": "#aaaaaa",
     "hatch": "/////",
     "linewidth": 0,
 }
-# More points than that only make a line ragged.
-MAX_POINTS = 100
-MAX_TAU_LINES = 4
 MAX_BLOCK_LABELS = 90
 
-# What the norm is of, and which norm.
-_MONITORS = {
-    "gradient": "the gradient",
-    "gradient_change": "the change of the gradient",
-    "weight_change": "the change of the weights",
-}
-_NORMS = {"l1": "L1 norm", "mean_l1": "mean L1 norm", "l2": "L2 norm"}
 # How the rows of the heat map are labelled.
 _TOWER = {"weight": "bold"}
 _BLOCK = {"color": "black"}
@@ -61,131 +43,93 @@ _TITLE_PAD = 20
 _THOUSANDS = FuncFormatter(lambda step, position: f"{step:,.0f}")
 
 
+class _PlainNumbers(LogFormatter):
+    """`0.6` in place of a power of ten, for the ticks that have a label."""
+
+    def __call__(self, x, pos=None):
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def draw(report):
     """The figure of `FreezeReport.plot()`."""
-    towers = to_grid(report.components)
-    lines = sum(len(tower.rows) + bool(tower.title) for tower in towers)
-    height = min(max(5, 2 + 0.15 * lines), 16)
+    lines = to_lines(to_grid(report.components))
+    height = min(max(5, 2 + 0.15 * len(lines)), 16)
     figure = Figure(figsize=(13, height), dpi=120, layout="constrained")
     # Without it, `figure.canvas` could not draw.
     FigureCanvasAgg(figure)
     left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
     draw_statistics(left.subplots(), report)
-    draw_freeze_steps(right.subplots(), towers)
+    draw_freeze_steps(right.subplots(), lines)
     return figure
 
 
 def draw_statistics(axes, report):
     """The statistic of each role over the steps."""
-    axes.set_title("Components still trained: median and range", pad=_TITLE_PAD)
+    axes.set_title(curves.CURVES_TITLE, pad=_TITLE_PAD)
     axes.set(
         xlabel="step",
-        ylabel=statistic_name(report.settings),
-        yscale="log",
+        ylabel=curves.statistic_name(report.settings),
         xlim=(0, 1.02 * max(report.steps, 1)),
     )
+    if curves.is_logarithmic(report):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_PlainNumbers())
+        axes.yaxis.set_minor_formatter(_PlainNumbers())
     axes.xaxis.set_major_locator(_step_locator(8))
     axes.xaxis.set_major_formatter(_THOUSANDS)
     axes.spines[["top", "right"]].set_visible(False)
-    handles = []
-    for role in ROLES:
-        of = [c.role == role for c in report.components]
-        if any(of):
-            handles.append(_draw_role(axes, role, report.trace, of))
+    handles = [_draw_role(axes, curve) for curve in curves.by_role(report)]
+    handles += _draw_mean(axes, curves.deciding_mean(report))
     handles += _draw_tau(axes, report.tau)
     _draw_grace(axes, report.settings.get("grace_steps") or 0, report.steps)
-    _draw_stop(axes, report)
+    if report.stopped_step is not None:
+        axes.axvline(report.stopped_step, color=GREY, linewidth=1.5)
+        _note(axes, report.stopped_step, "right", ending(report))
     if not len(report.trace["step"]):
-        _note(axes, 0.5, "center", "no step was measured", y=0.5)
-    _legend(axes, handles, ncols=4)
+        _note(axes, 0.5, "center", curves.NOT_MEASURED, y=0.5)
+    _legend(axes, handles, ncols=3)
 
 
-def statistic_name(settings):
-    """The label of the y axis; a monitor of your own is called by its name."""
-    monitor, norm = settings.get("monitor"), settings.get("norm")
-    if monitor == "relative_change":
-        return "size of the updates, relative to their mean so far"
-    if monitor not in _MONITORS:
-        return monitor or "statistic"
-    return f"{_NORMS.get(norm, 'norm')} of {_MONITORS[monitor]}"
-
-
-def summarize(step, statistic, max_points=MAX_POINTS):
-    """Reduces the statistics of several components to three curves.
-
-    Args:
-        step: Integer array of shape `(m,)`.
-        statistic: Float array of shape `(m, n)`. What a logarithm cannot show
-            (NaN, infinity, 0) does not count.
-        max_points: Integer. So many points at most: each stands for some
-            neighbouring steps. Defaults to `100`.
-
-    Returns:
-        Float array of shape `(points, 4)`: the last of the steps; the median
-        over the components of the median over the steps; and the smallest and
-        the largest of all values, so that what fell below tau is in it.
-    """
-    valid = np.isfinite(statistic) & (statistic > 0)
-    values = np.ma.masked_array(statistic, ~valid)
-    size = math.ceil(len(step) / max_points) or 1
-    points = []
-    for start in range(0, len(step), size):
-        some = values[start : start + size]
-        if some.count():
-            last = step[start : start + size][-1]
-            median = np.ma.median(np.ma.median(some, axis=0))
-            points.append((last, median, some.min(), some.max()))
-    return np.array(points, "float64").reshape(-1, 4)
-
-
-def freeze_steps(row, roles):
-    """The cells of a row: a step, 0 if still trained, NaN if absent."""
-    cells = [row.cells.get(role) for role in roles]
-    return [math.nan if c is None else c.frozen_at or 0 for c in cells]
-
-
-def _draw_role(axes, role, trace, of):
-    step, median, low, high = summarize(
-        trace["step"], trace["statistic"][:, of]
-    ).T
-    color = COLORS[role]
-    axes.fill_between(step, low, high, color=color, alpha=0.09, linewidth=0)
-    (line,) = axes.plot(step, median, color=color, linewidth=1.8, label=role)
+def _draw_role(axes, curve):
+    step, color = curve.step, COLORS[curve.role]
+    axes.fill_between(
+        step, curve.low, curve.high, color=color, alpha=0.09, linewidth=0
+    )
+    (line,) = axes.plot(
+        *(step, curve.median),
+        color=color,
+        linewidth=1.8,
+        label=ROLE_NAMES[curve.role],
+    )
     if len(step) == 1:
         # A line through one point cannot be seen.
         line.set_marker("o")
     return line
 
 
+def _draw_mean(axes, mean):
+    if mean is None:
+        return []
+    style = {"color": GREY, "linewidth": 3, "label": curves.DECIDING_MEAN}
+    return axes.plot(*mean, **style)
+
+
 def _draw_tau(axes, tau):
     """Dashed lines, and what the legend says of them."""
-    distinct = sorted(set(tau))
-    style = {"color": GREY, "linewidth": 1.5, "linestyle": (0, (4, 2))}
-    if not distinct:
+    if not tau:
         return []
-    if len(distinct) <= MAX_TAU_LINES:
-        values = ", ".join(f"{t:.3g}" for t in distinct)
-        shown = distinct
-    else:
-        values = f"{distinct[0]:.3g} to {distinct[-1]:.3g}"
-        shown = [distinct[0], distinct[-1]]
-    for value in shown:
+    values, label = curves.thresholds(tau)
+    style = {"color": GREY, "linewidth": 1.5, "linestyle": (0, (4, 2))}
+    for value in values:
         axes.axhline(value, **style)
-    return [Line2D([], [], label=f"tau = {values}", **style)]
+    return [Line2D([], [], label=label, **style)]
 
 
 def _draw_grace(axes, grace_steps, steps):
     if grace_steps > 0:
-        axes.axvspan(0, min(grace_steps, steps), color=LIGHT_GREY, zorder=0)
-        _note(axes, 0, "left", "grace period")
-
-
-def _draw_stop(axes, report):
-    if report.stopped_step is not None:
-        axes.axvline(report.stopped_step, color=GREY, linewidth=1.5)
-        of = f" of {report.total_steps:,}" if report.total_steps else ""
-        text = f"stopped at step {report.stopped_step:,}{of}"
-        _note(axes, report.stopped_step, "right", text)
+        end = min(grace_steps, steps)
+        axes.axvspan(0, end, color=curves.LIGHT_GREY, zorder=0)
+        _note(axes, 0, "left", curves.GRACE)
 
 
 def _step_locator(ticks):
@@ -210,29 +154,21 @@ def _legend(axes, handles, ncols=1):
     )
 
 
-def draw_freeze_steps(axes, towers):
+def draw_freeze_steps(axes, lines):
     """The heat map: blocks by roles, tower below tower."""
-    used = {role for tower in towers for role in tower.roles}
-    roles = [role for role in ROLES if role in used]
-    cells, labels = [], []
-    for tower in towers:
-        if tower.title:
-            cells.append([math.nan] * len(roles))
-            labels.append((tower.title, _TOWER))
-        for row in tower.rows:
-            cells.append(freeze_steps(row, roles))
-            labels.append((row.label, _BLOCK if row.block else _FURTHER))
+    roles = used_roles(lines)
+    cells = [_freeze_steps(row, roles) for _, row in lines]
     cells = np.array(cells, "float64").reshape(len(cells), len(roles))
-    axes.set_title("Freeze step of each component", pad=_TITLE_PAD)
+    axes.set_title(curves.STEPS_TITLE, pad=_TITLE_PAD)
     axes.set(xlim=(0, len(roles) or 1), ylim=(len(cells) or 1, 0))
     axes.set_xticks(
         np.arange(len(roles)) + 0.5,
-        roles,
+        [ROLE_NAMES[role] for role in roles],
         rotation=35,
         ha="right",
         rotation_mode="anchor",
     )
-    _label_rows(axes, labels)
+    _label_rows(axes, lines)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     _draw_frozen(axes, cells)
@@ -243,21 +179,21 @@ def draw_freeze_steps(axes, towers):
         axes.axhline(y, color="white", linewidth=1)
 
 
-def _label_rows(axes, labels):
-    """Names the rows; towers and some blocks if there are too many to read."""
-    apart = math.ceil(len(labels) / MAX_BLOCK_LABELS)
-    shown = []
-    for i, (_, style) in enumerate(labels):
-        fits = not shown or i - shown[-1] >= apart
-        if style is _TOWER:
-            if not fits and labels[shown[-1]][1] is not _TOWER:
-                shown.pop()
-            shown.append(i)
-        elif fits and (apart == 1 or style is _BLOCK):
-            shown.append(i)
-    axes.set_yticks([i + 0.5 for i in shown], [labels[i][0] for i in shown])
+def _freeze_steps(row, roles):
+    """The cells of a line: a step, 0 if still trained, NaN if absent."""
+    cells = [row.cells.get(role) if row else None for role in roles]
+    return [math.nan if c is None else c.frozen_at or 0 for c in cells]
+
+
+def _label_rows(axes, lines):
+    """Names the rows, or those of them that can be read."""
+    shown = readable(lines, MAX_BLOCK_LABELS)
+    axes.set_yticks([i + 0.5 for i in shown], [lines[i][0] for i in shown])
     for i, text in zip(shown, axes.get_yticklabels()):
-        text.set(fontsize="x-small", **labels[i][1])
+        row = lines[i][1]
+        style = _TOWER if row is None else _BLOCK if row.block else _FURTHER
+        # A name is not a formula, whatever it has between dollar signs.
+        text.set(fontsize="x-small", parse_math=False, **style)
 
 
 def _draw_frozen(axes, cells):
@@ -284,4 +220,4 @@ def _draw_still_trained(axes, cells):
     for y, x in places:
         axes.add_patch(Rectangle((x, y), 1, 1, **STILL_TRAINED))
     if len(places):
-        _legend(axes, [Patch(label="still trained", **STILL_TRAINED)])
+        _legend(axes, [Patch(label=curves.STILL_TRAINED, **STILL_TRAINED)])

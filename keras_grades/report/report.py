@@ -25,16 +25,17 @@ FORMAT_VERSION = 1
 
 
 class FreezeReport:
-    """Data about one run, as a dict, a JSON file, a text or a picture.
+    """Data about one run: a dict, a JSON file, a text, a picture, a page.
 
     `callback.report` makes one. It is a snapshot: further training does not
-    change it.
+    change it. A notebook shows its totals and its picture.
 
     Example:
 
     ```python
     report = callback.report
     print(report.summary())
+    report.to_html("freezing.html")
     report.plot("freezing.png")
     report.to_json("freezing.json")
     ```
@@ -184,6 +185,30 @@ class FreezeReport:
 
         return render(self)
 
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Writes a page that a browser opens without a network.
+
+        It has the totals, what `plot()` draws, with values on hover, and a
+        table of all components, which sorts.
+
+        Args:
+            path: String or path-like, the file.
+
+        Raises:
+            ImportError: If bokeh is not installed.
+        """
+        _require("bokeh", "to_html")
+        from keras_grades.report.page import render
+
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(render(self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows. Needs neither bokeh nor rich."""
+        from keras_grades.report.notebook import render
+
+        return render(self)
+
     def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
         """Draws the statistics over the steps, and the freeze steps.
 
@@ -191,6 +216,9 @@ class FreezeReport:
         still trained: the line is their median, the band reaches from the
         smallest to the largest. In a long run a point stands for several
         neighbouring steps, and the band holds whatever was measured in them.
+        A thick line is the mean of all components, where that is compared
+        with tau (`monitor="transfer"`). The axis is logarithmic if all is
+        above zero.
         On the right, when each component froze.
 
         Args:

@@ -5,6 +5,8 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_grades.report.grid import to_grid
+from keras_grades.report.totals import percent
+from keras_grades.report.totals import totals
 from keras_grades.report.work import parameters
 
 STILL_TRAINED = "–"
@@ -71,23 +73,6 @@ def totals_table(report):
     return table
 
 
-def totals(report):
-    """The totals as pairs of strings."""
-    everything, frozen = report.components, report.frozen
-    lines = [
-        ("components frozen", _of(len(frozen), len(everything))),
-        ("parameters frozen", _of(parameters(frozen), parameters(everything))),
-        ("weight-gradient work saved", _saved(report)),
-        ("stopped", _stopped(report)),
-    ]
-    timing = report.timing or {}
-    for name in ("estimated", "measured"):
-        seconds = timing.get(f"seconds_saved_{name}")
-        if seconds is not None:
-            lines.append((f"time saved, {name}", f"{seconds:,.1f} s"))
-    return lines
-
-
 def compilations_table(compilations):
     """What each compilation of the train step cost and gained."""
     table = _table("train step compiled")
@@ -130,30 +115,7 @@ def _frozen_share(block):
     if not block:
         return ""
     frozen = parameters([c for c in block if c.frozen_at is not None])
-    return f"{_short(frozen)} ({_percent(frozen, parameters(block))})"
-
-
-def _saved(report):
-    text = f"up to {report.work_saved:.0%} over the steps run"
-    if report.total_steps and report.total_steps > report.steps:
-        text += f", {report.work_saved_of_schedule:.0%} over the schedule"
-    return text
-
-
-def _stopped(report):
-    of = f" of {report.total_steps:,}" if report.total_steps else ""
-    if report.stopped_step is None:
-        return f"no (ran {report.steps:,}{of} steps)"
-    return f"at step {report.stopped_step:,}{of}"
-
-
-def _of(part, whole):
-    return f"{part:,} of {whole:,} ({_percent(part, whole)})"
-
-
-def _percent(part, whole):
-    """Rounded down, so that 100% means all."""
-    return f"{100 * part // whole if whole else 0}%"
+    return f"{_short(frozen)} ({percent(frozen, parameters(block))})"
 
 
 def _short(number):
