@@ -2,6 +2,7 @@
 # make test       all tests, on the three backends, and the style
 # make test-all   the same, and the long matrices
 # make test-jax   the tests on one backend; so with tensorflow, torch
+# make notebooks  runs the guides, and writes them as notebooks
 # make package    builds the package, and tries it in an environment of its own
 # make test-oldest-keras
 #                 what depends on Keras most, on the oldest that is supported
@@ -21,7 +22,7 @@ MARKERS := not long
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo test test-all lint $(BACKENDS:%=test-%) test-oldest-keras \
-	package clean
+	notebooks package clean
 
 demo: .venv/$(if $(filter torch,$(KERAS_BACKEND)),test,demo).stamp
 	$(BIN)/python examples/finetune_text_classifier.py
@@ -51,6 +52,9 @@ package: .venv/test.stamp
 	$(PYTHON) -m venv build/venv
 	build/venv/bin/pip install --quiet "$$(ls build/dist/*.whl)[jax]"
 	cd build && KERAS_BACKEND=jax venv/bin/python ../tests/smoke.py
+
+notebooks: .venv/test.stamp
+	$(BIN)/python examples/guides/to_notebooks.py
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

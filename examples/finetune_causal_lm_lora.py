@@ -13,10 +13,9 @@ folder, also in the format of Hugging Face; it is fine-tuned as it is. With
 `--quantize int8` the frozen weights are quantized first (QLoRA).
 """
 
-import os
+import quiet  # noqa: F401
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# isort: split
 
 import time
 

@@ -9,10 +9,9 @@ attention and feed-forward networks thresholds of their own:
     --monitor weight_change --tau '{"mha": 2e-5, "mlp": 4e-5}'
 """
 
-import os
+import quiet  # noqa: F401
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# isort: split
 
 import time
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 
+import keras
 import tensorflow as tf
 
 import keras_grades
@@ -29,7 +30,7 @@ def argument_parser(description, name):
         "--output",
         type=pathlib.Path,
         default=pathlib.Path("runs") / name,
-        help="folder for report.json and report.png",
+        help="folder for report.json, report.png and report.html",
     )
     group = parser.add_argument_group("GradES")
     add = group.add_argument
@@ -62,7 +63,7 @@ def grades(args):
     """The callback that the arguments ask for."""
     names = ("tau", "alpha", "monitor", "patience", "norm")
     given = {k: v for k, v in vars(args).items() if k in names}
-    return keras_grades.GradES(**given)
+    return keras_grades.GradES(**given, verbose=1)
 
 
 def shuffled(data, args):
@@ -87,4 +88,18 @@ def save(report, folder):
     folder.mkdir(parents=True, exist_ok=True)
     report.to_json(folder / "report.json")
     report.plot(folder / "report.png")
-    print(f"Wrote report.json and report.png to {folder}.")
+    report.to_html(folder / "report.html")
+    print(f"Wrote report.json, report.png and report.html to {folder}.")
+
+
+class EpochTable(keras.callbacks.Callback):
+    """Prints a line an epoch that fits into a terminal, in place of `fit()`."""
+
+    def on_train_begin(self, logs=None):
+        print("epoch      loss  accuracy  statistic  frozen", flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        line = f"{epoch + 1:5} {logs['loss']:9.4f} {logs['accuracy']:9.4f}"
+        if "frozen_ratio" in logs:
+            line += f" {logs['statistic']:10.4f} {logs['frozen_ratio']:7.0%}"
+        print(line, flush=True)

@@ -78,12 +78,12 @@ class GradES(keras.callbacks.Callback):
             `"auto"` needs no tuning: it stands for 0 with
             `monitor="transfer"`, and for 0.5 with
             `monitor="relative_change"`. Defaults to `"auto"`.
-        alpha: Grace period, in which nothing freezes: a float in [0, 1), a
+        alpha: Grace period, in which nothing freezes. A float in [0, 1), a
             share of the planned steps, or an integer, a number of steps.
             Defaults to `0`, with a monitor of the paper to `0.5`.
-        monitor: Statistic: `"gradient"`, `"gradient_change"`,
-            `"weight_change"`, `"relative_change"`, `"transfer"`, or an
-            instance of your own subclass of `keras_grades.monitors.Monitor`.
+        monitor: What is measured, by name or of your own. `"gradient"`,
+            `"gradient_change"`, `"weight_change"`, `"relative_change"`,
+            `"transfer"`, or an instance of your own subclass of `keras_grades.monitors.Monitor`.
             `"gradient"` is the norm of the gradient; `"gradient_change"` that
             of its change since the last step, at the cost of a copy of the
             gradients of all components that are not yet structurally frozen;
@@ -101,19 +101,19 @@ class GradES(keras.callbacks.Callback):
             of your own. Defaults to `"transfer"`, where the learning rate
             decays by itself to `"relative_change"`, with a tau of your own to
             `"gradient"`.
-        norm: Norm of a matrix: `"l1"`, the sum of absolute values,
+        norm: Norm of a matrix. `"l1"`, the sum of absolute values,
             `"mean_l1"`, their mean, so that one tau fits matrices of every
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.
         patience: Integer, how many more steps in a row the statistic must be
             below `tau`. Defaults to `9`, with a monitor of the paper to `0`,
             with `monitor="transfer"` to a sixth of its horizon.
-        horizon: How far `monitor="transfer"` looks: an integer, a number of
+        horizon: How far `monitor="transfer"` looks. An integer, a number of
             steps, or a float, a number of epochs. By default two epochs, or
             one where the weights have moved by less than 6% of their norm, as
             in fine-tuning; half of the planned steps, if that is less; 500
             steps where neither is known. Other monitors refuse it.
             Defaults to `None`.
-        cooldown: Length of the annealing before a component freezes: an
+        cooldown: Length of the annealing before a component freezes. An
             integer, a number of steps, or a float, a multiple of the step at
             which it has converged. From there on its updates are scaled by a
             factor that falls linearly to 0; those of all that is not
@@ -124,31 +124,32 @@ class GradES(keras.callbacks.Callback):
             `monitor="transfer"` the learning rate falls instead, which copies
             nothing and goes with everything. Defaults to `0`, with
             `monitor="transfer"` to `0.25`.
-        components: Components to track: `None` for all that
+        components: Components to track. `None` for all that
             `find_components` finds, a regular expression on names, a list of
             layers or variables, or a function `Component -> bool`. Defaults
             to `None`.
-        max_frozen_ratio: Float in (0, 1], the share of frozen components at
-            which training stops. The host looks after one per cent of the
+        max_frozen_ratio: Share of frozen components at which training stops.
+            A float in (0, 1]. The host looks after one per cent of the
             planned steps, or 8, if that is less. Defaults to `1.0`.
-        recompile: When to rebuild the train step without frozen components:
+        recompile: When to rebuild the train step without frozen components.
             `"always"`, `"never"`, an integer, the number of newly frozen
             components at which to rebuild, or `"auto"`, when that saves more
             time than it costs. Both are measured in this run. In eager
             PyTorch a rebuild costs nothing, and happens at once. Defaults to
             `"auto"`.
-        truncate_backward: Boolean, whether to freeze also what else lies
-            below the lowest block still training (norms, biases, and
-            embeddings that are not tied to the output), so that the backward
-            pass ends above it. It happens once all components there are
-            frozen. Defaults to `False`.
+        truncate_backward: Boolean, whether to freeze norms, biases and
+            embeddings below, too. That is what else lies below the lowest
+            block still training, but for embeddings that are tied to the
+            output, so that the backward pass ends above it. It happens once
+            all components there are frozen. Defaults to `False`.
         restore_trainable: Boolean, whether the `trainable` flags are set back
             at the end. If not, compile the model again before you train on.
             Defaults to `True`.
-        verbose: 0 is silent, 1 prints a line at the start and at the end, 2
-            also one when components freeze; `"auto"` is 1, or 0 if `fit()` is
-            silent. Where Keras's interactive logging is disabled, it is
-            logged. Defaults to `"auto"`.
+        verbose: How much to print. `0` is silent, `1` prints a line at the
+            start, one at the end, and one where all that is left is to
+            settle; `2` also one for each block in which components freeze;
+            `"auto"` is 1, or 0 if `fit()` is silent. Where Keras's
+            interactive logging is disabled, it is logged. Defaults to `"auto"`.
 
     Attributes:
         components: List of `Component`, in the order in which data meets

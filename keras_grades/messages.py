@@ -1,6 +1,9 @@
 """What GradES says: a line where it begins, one where it ends, a warning."""
 
 import logging
+import shutil
+import sys
+import textwrap
 
 import keras
 
@@ -21,6 +24,8 @@ def show(message, level, verbose, verbose_of_fit, in_epoch=False):
     if verbose < level:
         return
     message = f"GradES: {message}"
+    if sys.stdout.isatty():
+        message = textwrap.fill(message, shutil.get_terminal_size().columns)
     if not keras.config.is_interactive_logging_enabled():
         logging.getLogger("keras_grades").info(message)
         return

@@ -46,7 +46,6 @@ class GradESOptimizer(OptimizerWrapper):
     Use it by itself in a custom training loop. On TensorFlow:
 
     ```python
-    model.build(...)
     schedule = keras.optimizers.schedules.CosineDecay(1e-4, decay_steps=1000)
     optimizer = keras_grades.GradESOptimizer(
         keras.optimizers.AdamW(schedule),

@@ -25,19 +25,17 @@ class GradESMixin:
 
     ```python
     class MyModel(keras_grades.GradESMixin, keras.Model):
-        def call(self, inputs):
-            ...
+        pass
 
-    model = MyModel(...)
-    model.build(...)
+    model = MyModel(inputs, outputs)
     components = keras_grades.find_components(model)
     model.compile(
         keras_grades.GradESOptimizer(
             keras.optimizers.AdamW(1e-4), components, total_steps=1000
         ),
-        loss=...,
+        loss=loss,
     )
-    model.fit(...)  # The progress bar shows both.
+    model.fit(x, y)  # The progress bar shows both.
     ```
     """
 

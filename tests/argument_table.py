@@ -8,7 +8,7 @@ puts it there. `test_readme_tables.py` fails when it is not up to date.
 import inspect
 import re
 
-import readme
+import pages
 
 from keras_grades import GradES
 
@@ -32,4 +32,4 @@ def documented():
 
 
 if __name__ == "__main__":
-    readme.write("argument table", table())
+    pages.write(pages.README, "argument table", table())

@@ -1,7 +1,7 @@
 """Every way to train that GradES is held against a plain loop for.
 
 `test_configurations.py` trains as each says, and `support_table.py` writes
-the table in the README from them.
+the table of support from them.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The table of support in the README, written from `configurations.py`.
+"""The table of what GradES works with, written from `configurations.py`.
 
     python tests/support_table.py
 
@@ -6,7 +6,7 @@ puts it there. `test_readme_tables.py` fails when it is not up to date.
 """
 
 import configurations
-import readme
+import pages
 
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 
@@ -33,4 +33,4 @@ def table():
 
 
 if __name__ == "__main__":
-    readme.write("support table", table())
+    pages.write(pages.SUPPORT, "support table", table())
