@@ -83,7 +83,8 @@ class GradES(keras.callbacks.Callback):
             Defaults to `0`, with a monitor of the paper to `0.5`.
         monitor: What is measured, by name or of your own. `"gradient"`,
             `"gradient_change"`, `"weight_change"`, `"relative_change"`,
-            `"transfer"`, or an instance of your own subclass of `keras_grades.monitors.Monitor`.
+            `"transfer"`, or an instance of your own subclass of
+            `keras_grades.monitors.Monitor`.
             `"gradient"` is the norm of the gradient; `"gradient_change"` that
             of its change since the last step, at the cost of a copy of the
             gradients of all components that are not yet structurally frozen;

@@ -79,11 +79,20 @@ def test_prints_what_it_writes(run, report):
     stopped = report["stopped_step"]
     assert f"stopped at step {stopped} of {STEPS}" in printed
     assert f"{COMPONENTS} of {COMPONENTS} components frozen" in printed
+    left = f"Plain fit() would go on for {STEPS - stopped} steps"
+    assert left in printed
+    assert all(len(line) <= 80 for line in table_lines(printed))
     steps, accuracy = re.search(
         r"^GradES .* s +(\d+) +(0\.\d+|1\.0+)$", printed, re.MULTILINE
     ).groups()
     assert int(steps) == stopped
     assert float(accuracy) > CHANCE + 0.3
+
+
+def table_lines(printed):
+    """What is printed, without what a terminal wraps, and a folder's name."""
+    others = ("GradES: ", "Wrote ")
+    return [x for x in printed.splitlines() if not x.startswith(others)]
 
 
 def test_draws_a_picture(run):

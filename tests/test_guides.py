@@ -5,6 +5,8 @@ import contextlib
 import importlib
 import io
 import pathlib
+import subprocess
+import sys
 
 import keras
 import nbformat
@@ -28,8 +30,8 @@ SMALL = {
     },
     "thresholds_of_your_own": {"EXAMPLES": 256, "EPOCHS": 3},
 }
-# The others train on several devices: a process of their own.
-ALONE = {"several_devices"}
+# On several devices: it must be alone in its process, and is for JAX.
+ALONE = {"several_devices": {"EXAMPLES": 128, "EPOCHS": 2}}
 
 
 # They are alike on every backend, but for minutes of compiling.
@@ -123,6 +125,24 @@ def test_resuming(monkeypatch):
     assert printed.count("goes on after step 20 of 40") == 3
     assert "steps since the first call: 10" in printed
     assert "Adam True" in printed
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="It is for JAX.")
+def test_several_devices(tmp_path):
+    path = GUIDES / "several_devices.py"
+    tree = with_settings(
+        path.read_text(encoding="utf-8"), ALONE["several_devices"]
+    )
+    small = tmp_path / path.name
+    small.write_text(ast.unparse(tree), encoding="utf-8")
+    lines = subprocess.run(
+        [sys.executable, small], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert "'cpu:3'" in lines[0]
+    data_parallel, model_parallel = lines[-2:]
+    # The plan has 8 steps, and the lower block settles first.
+    assert data_parallel == model_parallel == str([7] * 7 + [8] * 7)
+    assert any("('batch', 'model')" in line for line in lines)
 
 
 GUIDE = '''"""

@@ -6,6 +6,8 @@ import io
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import keras_hub
@@ -31,6 +33,22 @@ def run(monkeypatch, name, folder, *arguments):
 
 def frozen(report):
     return {c["name"]: c["frozen_at"] for c in report["components"]}
+
+
+def test_they_do_not_tell_of_missing_gpus():
+    code = (
+        "import quiet; import tensorflow as tf; import sys, keras_hub; "
+        "tf.constant(1) + 1; sys.stderr.write('This is kept.')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=EXAMPLES,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "GPU" not in done.stderr and "oneDNN" not in done.stderr
+    assert "This is kept." in done.stderr
 
 
 @pytest.mark.parametrize(

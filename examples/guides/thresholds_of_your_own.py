@@ -112,12 +112,12 @@ for tower in ("encoder", "decoder"):
 ## A threshold for each tower
 
 A dict maps patterns to thresholds; the first that matches a name counts. Which value
-is right is your choice: a larger one freezes sooner. Here, each tower may freeze when
-it moves as it does in the median of the last epoch, on four steps in a row, and
-not before a third of the plan.
+is right is your choice: a larger one freezes sooner. Here, a matrix of a tower freezes
+when it moves by less than twice the median of that tower in the last epoch, on four
+steps in a row, and not before a third of the plan.
 """
 
-tau = {tower: RATE * median for tower, median in towers.items()}
+tau = {tower: 2 * RATE * median for tower, median in towers.items()}
 grades = keras_grades.GradES(tau=tau, alpha=1 / 3, patience=3, **MEASURED)
 train(grades)
 print(grades.report.summary())

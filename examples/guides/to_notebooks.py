@@ -20,6 +20,8 @@ from nbformat.v4 import new_markdown_cell
 from nbformat.v4 import new_notebook
 
 FOLDER = pathlib.Path(__file__).parent
+# What other packages say of missing GPUs and widgets.
+NOISE = ("absl::InitializeLog()", "oneDNN", "cuda drivers", "tqdm")
 HEADER = (
     "Title",
     "Author",
@@ -95,6 +97,15 @@ def to_notebook(source):
     return notebook
 
 
+def _is_noise(output):
+    text = output.get("text", "")
+    return output.get("name") == "stderr" and all(
+        any(words in line for words in NOISE)
+        for line in text.splitlines()
+        if line.strip()
+    )
+
+
 def digest(source):
     return hashlib.sha256(source.encode()).hexdigest()
 
@@ -106,11 +117,16 @@ def main(names):
         print(f"Running {path.name}", flush=True)
         notebook = to_notebook(path.read_text(encoding="utf-8"))
         client = NotebookClient(
-            notebook, timeout=None, resources={"metadata": {"path": FOLDER}}
+            notebook,
+            timeout=None,
+            coalesce_streams=True,
+            resources={"metadata": {"path": FOLDER}},
         )
         client.execute()
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # Times.
+            if cell.cell_type == "code":
+                cell.outputs = [o for o in cell.outputs if not _is_noise(o)]
         nbformat.write(notebook, path.with_suffix(".ipynb"))
 
 

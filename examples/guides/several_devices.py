@@ -1,0 +1,151 @@
+"""
+Title: Several devices
+Author: The keras_grades authors
+Date created: 2026/11/28
+Last modified: 2026/11/28
+Description: Data and model parallel training with keras.distribution on JAX.
+Accelerator: None
+"""
+
+"""
+## Introduction
+
+On JAX, `keras.distribution` spreads batches and matrices over several devices, and
+GradES needs no change for it: it freezes the same matrices at the same steps as on
+one device. What is frozen structurally leaves the backward pass, so its gradient is
+not sent between the devices any more.
+
+This guide makes four devices out of one CPU, so that it runs anywhere. Leave that
+line out, and JAX takes the GPUs or TPUs that it finds.
+"""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+
+import keras
+import keras_hub
+import numpy as np
+
+import keras_grades
+
+EPOCHS = 20
+EXAMPLES = 1024
+LENGTH = 16
+
+print(keras.distribution.list_devices())
+
+"""
+## A task and a model
+
+A small Llama learns to count: each token is the one before it, plus a step from 1 to
+7 that differs from sequence to sequence. All batches have the same size, since the devices
+share each evenly.
+"""
+
+rng = np.random.default_rng(0)
+start = rng.integers(0, 96, (EXAMPLES, 1))
+step = rng.integers(1, 8, (EXAMPLES, 1))
+tokens = (start + step * np.arange(LENGTH + 1)) % 96
+features = {
+    "token_ids": tokens[:, :-1],
+    "padding_mask": np.ones((EXAMPLES, LENGTH), "int32"),
+}
+targets = tokens[:, 1:]
+
+
+def train(distribution):
+    # Before the model: its variables are made where they belong.
+    keras.distribution.set_distribution(distribution)
+    keras.utils.set_random_seed(0)
+    model = keras_hub.models.LlamaCausalLM(
+        keras_hub.models.LlamaBackbone(
+            vocabulary_size=96,
+            num_layers=2,
+            num_query_heads=4,
+            num_key_value_heads=2,
+            hidden_dim=64,
+            intermediate_dim=128,
+        ),
+        preprocessor=None,
+    )
+    model.compile(
+        keras.optimizers.Adam(3e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=None,
+    )
+    grades = keras_grades.GradES()
+    model.fit(
+        features,
+        targets,
+        32,
+        epochs=EPOCHS,
+        shuffle=False,
+        verbose=2,
+        callbacks=[grades],
+    )
+    return model, grades
+
+
+"""
+## Data parallel
+
+Each device has all of the model, and a part of each batch. Gradients are summed over
+the devices.
+"""
+
+model, data_parallel = train(keras.distribution.DataParallel())
+
+"""
+## Model parallel
+
+Each device has a part of each matrix. A layout map says which axis of which variable
+goes over which axis of the mesh; KerasHub has one for its large models. It matches
+whole paths, so look whether it does what you think:
+"""
+
+mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"))
+layout_map = keras_hub.models.LlamaBackbone.get_layout_map(mesh)
+model, model_parallel = train(
+    keras.distribution.ModelParallel(
+        layout_map=layout_map, batch_dim_name="batch"
+    )
+)
+for component in keras_grades.find_components(model)[:7]:
+    kernel = component.variables[0]
+    print(component.name, kernel.shape, tuple(kernel.value.sharding.spec))
+
+"""
+No monitor gathers a matrix: norms are summed where the parts are, and the default one
+compares samples.
+
+## The same decisions
+"""
+
+for grades in (data_parallel, model_parallel):
+    print([component.frozen_at for component in grades.components])
+
+data_parallel.report
+
+"""
+## Several processes, and other backends
+
+With several processes start the script on each host, and call
+`jax.distributed.initialize()` before anything else; Keras takes `tf.data` there, and
+shards it. One process decides when the train step is rebuilt, for all.
+`examples/finetune_on_several_devices.py` is a script to begin with:
+
+```shell
+python examples/finetune_on_several_devices.py --devices 4 --parallel model
+```
+
+On TensorFlow, `tf.distribute` with one replica works; with several it is refused, since
+the optimizer would see the gradients of one replica only. On PyTorch,
+`DistributedDataParallel` is not supported: `fit()` of Keras 3.15 would train a separate
+model in each process.
+"""
