@@ -11,6 +11,7 @@ from keras_grades import compatibility
 from keras_grades import masking
 from keras_grades import validation
 from keras_grades.actions import Anneal
+from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.component import Followers
 from keras_grades.groups import Groups
@@ -199,6 +200,7 @@ class GradESOptimizer(OptimizerWrapper):
         """
         if self.built:
             return
+        backend.check_devices(variables)
         groups = self.components + self.followers
         for group in groups:
             _bind(group, variables)

@@ -133,9 +133,9 @@ class Backend:
         """
         raise NotImplementedError
 
-    def check(self, model):
-        """Raises if a model is trained in a way that GradES cannot follow."""
-        del model
+    def check_devices(self, variables):
+        """Raises if variables are where GradES cannot follow them."""
+        del variables
 
     def compiles(self, model):
         """Whether to rebuild the train step costs a compilation."""
