@@ -11,9 +11,9 @@ import pytest
 TESTS = pathlib.Path(__file__).parent
 
 
-def run(script, *arguments, **environment):
+def run(*arguments, **environment):
     subprocess.run(
-        [sys.executable, TESTS / script, *map(str, arguments)],
+        [sys.executable, *arguments],
         env={**os.environ, **environment},
         check=True,
         timeout=300,
@@ -26,6 +26,17 @@ def only_on(backend):
     )
 
 
+def run_tests(script, devices):
+    """Runs the tests in a file that has these to itself."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    run("-m", "pytest", "-q", TESTS / script, XLA_FLAGS=flags)
+
+
 @only_on("tensorflow")
 def test_replicas():
-    run("replicas.py")
+    run(TESTS / "replicas.py")
+
+
+@only_on("jax")
+def test_four_devices():
+    run_tests("on_four_devices.py", devices=4)

@@ -36,6 +36,10 @@ class Backend:
         """The values of variables, which stay when these are assigned to."""
         return [ops.copy(v) for v in variables]
 
+    def everywhere(self, tensor):
+        """The tensor, as a whole on each device that takes part in a step."""
+        return tensor
+
     def branches(self, tensor):
         """Whether to branch on a tensor costs less than it saves."""
         del tensor

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 
 from keras_grades.backend.base import Backend
@@ -19,6 +20,20 @@ class JaxBackend(Backend):
     def snapshot(self, variables):
         """No copies: no array ever changes."""
         return [v.value for v in variables]
+
+    def everywhere(self, tensor):
+        """The tensor, as a whole on each device that takes part in a step.
+
+        Where samples of matrices are put together, XLA may decide to lay out
+        the matrices anew. So it is told to gather the samples.
+        """
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return tensor
+        layout = keras.distribution.TensorLayout(
+            [None] * tensor.ndim, distribution.device_mesh
+        )
+        return keras.distribution.distribute_tensor(tensor, layout)
 
     def branches(self, tensor):
         """Never: XLA copies nothing without need."""

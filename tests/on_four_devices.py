@@ -1,0 +1,274 @@
+"""`keras.distribution` on JAX: four devices, the decisions of one.
+
+`test_devices.py` runs it, in a process that has four devices.
+"""
+
+import collections
+import math
+import re
+
+import jax
+import keras
+import numpy as np
+import pytest
+import small
+from keras.src.backend.jax import trainer
+
+from keras_grades import GradES
+from keras_grades.monitors.transfer import ENTRIES
+
+WIDTH, HIDDEN, BATCH = 32, 128, 8
+HUGE, TINY = 1e30, 1e-30
+# With these some components freeze at other steps than the rest.
+MONITORS = {
+    "gradient": {"tau": 1.1, "norm": "l1"},
+    "gradient_change": {"tau": 0.013, "norm": "mean_l1"},
+    "weight_change": {"tau": 0.009, "norm": "l2"},
+    "relative_change": {"tau": 0.98},
+    "transfer": {"horizon": 36},
+}
+GRACE = 5
+STEPS = collections.defaultdict(lambda: 40, transfer=190)
+LAYOUTS = {
+    "data": {},
+    "model": {
+        "(query|key|value)/kernel": (None, "model", None),
+        "attention_output/kernel": ("model", None, None),
+        "up/kernel": (None, "model"),
+        "up/bias": ("model",),
+        "down/kernel": ("model", None),
+    },
+    "both": {
+        "(query|key|value)/kernel": ("batch", "model", None),
+        "attention_output/kernel": ("model", None, "batch"),
+        "up/kernel": ("batch", "model"),
+        "up/bias": ("model",),
+        "down/kernel": ("model", "batch"),
+    },
+}
+
+
+def distribution(arrangement):
+    """One that a user would make, or `None` for one device."""
+    devices = keras.distribution.list_devices("cpu")
+    assert len(devices) == 4
+    if arrangement is None:
+        return None
+    if arrangement == "data":
+        return keras.distribution.DataParallel(devices=devices)
+    mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"), devices)
+    layout_map = keras.distribution.LayoutMap(mesh)
+    for end, layout in LAYOUTS[arrangement].items():
+        layout_map[f".*{end}"] = layout
+    return keras.distribution.ModelParallel(
+        layout_map=layout_map, batch_dim_name="batch"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _one_device_afterwards():
+    yield
+    keras.distribution.set_distribution(None)
+
+
+def build(arrangement):
+    """A compiled model whose variables are where the layouts say."""
+    keras.distribution.set_distribution(distribution(arrangement))
+    model = small.transformer(blocks=1, width=WIDTH, hidden=HIDDEN)
+    for variable in model.trainable_variables:
+        if "kernel" in variable.path:
+            variable.assign(variable / 2)  # It is wider than others.
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, small.loss())
+    layouts = LAYOUTS.get(arrangement, {})
+    matched = set()
+    for variable in model.variables:
+        layout = (None,) * len(variable.shape)
+        for end, given in layouts.items():
+            if re.search(f"{end}$", variable.path):
+                layout = given
+                matched.add(end)
+        if arrangement is not None:
+            assert tuple(variable.value.sharding.spec) == layout
+    assert matched == layouts.keys()
+    return model
+
+
+def shardings(model):
+    """Of all weights, and of the slots of the optimizer."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    variables = model.variables + optimizer.variables
+    return {v.path: v.value.sharding for v in variables}
+
+
+def fit(model, *callbacks, steps, epochs=1, initial_epoch=0):
+    x, y = small.turning(steps, 80, BATCH, WIDTH)
+    model.fit(
+        x,
+        y,
+        BATCH,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks],
+    )
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The HLO of each train step, as it is compiled."""
+    texts = []
+
+    def recording_jit(function, **arguments):
+        jitted, made = jax.jit(function, **arguments), []
+
+        def call(*values):
+            if not made:
+                made.append(jitted.lower(*values).compile())
+                texts.append(made[0].as_text())
+            return made[0](*values)
+
+        return call
+
+    monkeypatch.setattr(trainer, "jit", recording_jit)
+    return texts
+
+
+def collectives(text):
+    """Lists of bytes, by the kind of the collective operation."""
+    found = collections.defaultdict(list)
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    for types, kind in re.findall(rf" = (.*?) ({kinds})(?:-start)?\(", text):
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", types):
+            width = {"pred": 1}.get(dtype) or int(re.sub(r"\D", "", dtype)) // 8
+            entries = math.prod(map(int, filter(None, shape.split(","))))
+            found[kind].append(width * entries)
+    return found
+
+
+def train(arrangement, monitor):
+    """Steps of freezing, statistics and weights at the end."""
+    model = build(arrangement)
+    before = shardings(model)
+    grades = GradES(
+        monitor=monitor,
+        alpha=GRACE,
+        recompile="never",
+        verbose=0,
+        **MONITORS[monitor],
+    )
+    fit(model, grades, steps=STEPS[monitor])
+    assert shardings(model) == before
+    frozen_at = [c.frozen_at for c in grades.components]
+    return frozen_at, grades.trace["statistic"], small.weights(model)
+
+
+# By monitor, what it is on one device; by arrangement, what a step sends
+# without GradES.
+on_one_device, plain = {}, {}
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "monitor"),
+    [
+        ("data", "gradient_change"),
+        ("data", "transfer"),
+        ("model", "weight_change"),
+        ("model", "transfer"),
+        *[("both", monitor) for monitor in MONITORS],
+    ],
+)
+def test_decisions_of_one_device(arrangement, monitor, compiled):
+    if monitor not in on_one_device:
+        on_one_device[monitor] = train(None, monitor)
+    if arrangement not in plain:
+        fit(build(arrangement), steps=1)
+        plain[arrangement] = collectives(compiled[-1])
+    expected_at, expected_statistic, expected = on_one_device[monitor]
+    frozen_at, statistic, weights = train(arrangement, monitor)
+    assert frozen_at == expected_at
+    assert any(GRACE < (step or 0) < STEPS[monitor] for step in frozen_at)
+    np.testing.assert_allclose(statistic, expected_statistic, 1e-3, 1e-5)
+    for value, of_one in zip(weights, expected):
+        np.testing.assert_allclose(value, of_one, atol=1e-5)
+    check_added(collectives(compiled[-1]), plain[arrangement], monitor)
+
+
+def check_added(found, without, monitor):
+    """No monitor gathers a matrix: what is sent for it are a few numbers."""
+    added = {k: collections.Counter(sizes) for k, sizes in found.items()}
+    for kind, sizes in without.items():
+        assert not collections.Counter(sizes) - added[kind]
+        added[kind] -= collections.Counter(sizes)
+    if monitor == "transfer":
+        # Of each component, from weights and from gradients.
+        samples = added.pop("all-gather", {})
+        assert max(samples, default=0) <= 4 * ENTRIES
+    assert all(size <= 4 for sizes in added.values() for size in sizes)
+
+
+@pytest.mark.parametrize("arrangement", ["data", "both"])
+def test_what_is_frozen_is_not_sent(arrangement, compiled):
+    class Looks(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if len(compiled) > 1:
+                self.model.jax_state_sync()
+                assert shardings(self.model) == before
+                self.has_looked = True
+
+    model, looks = build(arrangement), Looks()
+    before = shardings(model)
+    grades = GradES(
+        {"query|value|up": HUGE, "": TINY},
+        alpha=2,
+        recompile="always",
+        verbose=0,
+    )
+    fit(model, grades, looks, steps=5)
+    assert looks.has_looked
+    assert shardings(model) == before
+    frozen = [c for c in grades.components if c.frozen_at]
+    assert len(frozen) == 3
+    saved = sum(
+        4 * math.prod(v.value.sharding.shard_shape(v.shape))
+        for component in frozen
+        for v in component.variables
+    )
+    first, last = (sum(collectives(t)["all-reduce"]) for t in compiled)
+    if arrangement == "data":
+        assert first - last == saved
+    else:
+        # Neither are some gradients that were on the way to it.
+        assert first - last >= saved
+
+
+def test_a_checkpoint_goes_on_on_one_device(tmp_path):
+    path = tmp_path / "first_epoch.keras"
+
+    class Saves(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                self.model.save(path)
+
+    def train(model, *callbacks, **arguments):
+        grades = GradES(
+            {"query|down": HUGE, "": TINY},
+            alpha=2,
+            monitor="gradient_change",
+            recompile="always",
+            verbose=0,
+        )
+        fit(model, grades, *callbacks, steps=4, epochs=2, **arguments)
+        frozen_at = [c.frozen_at for c in grades.components]
+        return frozen_at, grades.trace["statistic"][-4:], small.weights(model)
+
+    frozen_at, statistic, weights = train(build("both"), Saves())
+    keras.distribution.set_distribution(None)
+    model = keras.saving.load_model(path)
+    found_at, found, found_weights = train(model, initial_epoch=1)
+    assert found_at == frozen_at == [2, None, None, None, None, 2]
+    np.testing.assert_allclose(found, statistic, rtol=1e-3)
+    for value, expected in zip(found_weights, weights):
+        np.testing.assert_allclose(value, expected, atol=1e-5)
