@@ -368,7 +368,8 @@ class GradESOptimizer(OptimizerWrapper):
         """Overwrites weights with their averages, but none that is frozen."""
         flags = ops.convert_to_numpy(self._frozen_groups())
         frozen = self._groups.frozen_variables(flags)
-        values = [ops.convert_to_numpy(v).copy() for v in frozen]
+        # Not on the host, which may not have all of them.
+        values = backend.snapshot(frozen)
         self.inner_optimizer.finalize_variable_values(var_list)
         for variable, value in zip(frozen, values):
             variable.assign(value)

@@ -12,108 +12,25 @@ import keras
 import numpy as np
 import pytest
 import small
+from devices import GRACE
+from devices import HUGE
+from devices import MONITORS
+from devices import STEPS
+from devices import TINY
+from devices import build
+from devices import fit
+from devices import shardings
+from devices import train
 from keras.src.backend.jax import trainer
 
 from keras_grades import GradES
 from keras_grades.monitors.transfer import ENTRIES
-
-WIDTH, HIDDEN, BATCH = 32, 128, 8
-HUGE, TINY = 1e30, 1e-30
-# With these some components freeze at other steps than the rest.
-MONITORS = {
-    "gradient": {"tau": 1.1, "norm": "l1"},
-    "gradient_change": {"tau": 0.013, "norm": "mean_l1"},
-    "weight_change": {"tau": 0.009, "norm": "l2"},
-    "relative_change": {"tau": 0.98},
-    "transfer": {"horizon": 36},
-}
-GRACE = 5
-STEPS = collections.defaultdict(lambda: 40, transfer=190)
-LAYOUTS = {
-    "data": {},
-    "model": {
-        "(query|key|value)/kernel": (None, "model", None),
-        "attention_output/kernel": ("model", None, None),
-        "up/kernel": (None, "model"),
-        "up/bias": ("model",),
-        "down/kernel": ("model", None),
-    },
-    "both": {
-        "(query|key|value)/kernel": ("batch", "model", None),
-        "attention_output/kernel": ("model", None, "batch"),
-        "up/kernel": ("batch", "model"),
-        "up/bias": ("model",),
-        "down/kernel": ("model", "batch"),
-    },
-}
-
-
-def distribution(arrangement):
-    """One that a user would make, or `None` for one device."""
-    devices = keras.distribution.list_devices("cpu")
-    assert len(devices) == 4
-    if arrangement is None:
-        return None
-    if arrangement == "data":
-        return keras.distribution.DataParallel(devices=devices)
-    mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"), devices)
-    layout_map = keras.distribution.LayoutMap(mesh)
-    for end, layout in LAYOUTS[arrangement].items():
-        layout_map[f".*{end}"] = layout
-    return keras.distribution.ModelParallel(
-        layout_map=layout_map, batch_dim_name="batch"
-    )
 
 
 @pytest.fixture(autouse=True)
 def _one_device_afterwards():
     yield
     keras.distribution.set_distribution(None)
-
-
-def build(arrangement):
-    """A compiled model whose variables are where the layouts say."""
-    keras.distribution.set_distribution(distribution(arrangement))
-    model = small.transformer(blocks=1, width=WIDTH, hidden=HIDDEN)
-    for variable in model.trainable_variables:
-        if "kernel" in variable.path:
-            variable.assign(variable / 2)  # It is wider than others.
-    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer, small.loss())
-    layouts = LAYOUTS.get(arrangement, {})
-    matched = set()
-    for variable in model.variables:
-        layout = (None,) * len(variable.shape)
-        for end, given in layouts.items():
-            if re.search(f"{end}$", variable.path):
-                layout = given
-                matched.add(end)
-        if arrangement is not None:
-            assert tuple(variable.value.sharding.spec) == layout
-    assert matched == layouts.keys()
-    return model
-
-
-def shardings(model):
-    """Of all weights, and of the slots of the optimizer."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    variables = model.variables + optimizer.variables
-    return {v.path: v.value.sharding for v in variables}
-
-
-def fit(model, *callbacks, steps, epochs=1, initial_epoch=0):
-    x, y = small.turning(steps, 80, BATCH, WIDTH)
-    model.fit(
-        x,
-        y,
-        BATCH,
-        epochs=epochs,
-        initial_epoch=initial_epoch,
-        shuffle=False,
-        verbose=0,
-        callbacks=[*callbacks],
-    )
 
 
 @pytest.fixture
@@ -146,23 +63,6 @@ def collectives(text):
             entries = math.prod(map(int, filter(None, shape.split(","))))
             found[kind].append(width * entries)
     return found
-
-
-def train(arrangement, monitor):
-    """Steps of freezing, statistics and weights at the end."""
-    model = build(arrangement)
-    before = shardings(model)
-    grades = GradES(
-        monitor=monitor,
-        alpha=GRACE,
-        recompile="never",
-        verbose=0,
-        **MONITORS[monitor],
-    )
-    fit(model, grades, steps=STEPS[monitor])
-    assert shardings(model) == before
-    frozen_at = [c.frozen_at for c in grades.components]
-    return frozen_at, grades.trace["statistic"], small.weights(model)
 
 
 # By monitor, what it is on one device; by arrangement, what a step sends

@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+import time
 
 import keras
 import pytest
@@ -11,13 +13,37 @@ import pytest
 TESTS = pathlib.Path(__file__).parent
 
 
-def run(*arguments, **environment):
-    subprocess.run(
-        [sys.executable, *arguments],
+# Processes that have parted would wait for each other for good.
+SECONDS = 300
+
+
+def start(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
         env={**os.environ, **environment},
-        check=True,
-        timeout=300,
     )
+
+
+def check(*processes):
+    """Waits for all to end well; none is left when one does not."""
+    give_up = time.monotonic() + SECONDS
+    try:
+        while any(process.poll() is None for process in processes):
+            assert not any(process.returncode for process in processes)
+            assert time.monotonic() < give_up, "They wait for each other."
+            time.sleep(0.1)
+        assert not any(process.returncode for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def start_tests(script, devices, *arguments, **environment):
+    """Runs the tests in a file, with so many devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    command = ("-m", "pytest", "-q", TESTS / script, *arguments)
+    return start(*command, XLA_FLAGS=flags, **environment)
 
 
 def only_on(backend):
@@ -26,17 +52,29 @@ def only_on(backend):
     )
 
 
-def run_tests(script, devices):
-    """Runs the tests in a file that has these to itself."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    run("-m", "pytest", "-q", TESTS / script, XLA_FLAGS=flags)
-
-
 @only_on("tensorflow")
 def test_replicas():
-    run(TESTS / "replicas.py")
+    check(start(TESTS / "replicas.py"))
 
 
 @only_on("jax")
 def test_four_devices():
-    run_tests("on_four_devices.py", devices=4)
+    check(start_tests("on_four_devices.py", 4))
+
+
+@only_on("jax")
+@pytest.mark.parametrize(
+    "tests", ["not long", pytest.param("long", marks=pytest.mark.long)]
+)
+def test_two_processes(tests):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    check(
+        *[
+            start_tests(
+                "on_two_processes.py", 2, "-m", tests, PORT=port, PROCESS=each
+            )
+            for each in ("0", "1")
+        ]
+    )

@@ -94,6 +94,14 @@ class Backend:
             for name, variable in optimizer.observed.items()
         }
 
+    def place(self, variable, value):
+        """Assigns an array of the host, the same on each of several."""
+        variable.assign(value)
+
+    def agree(self, decision):
+        """What the first process has decided, on all that train together."""
+        return decision
+
     def sync(self, model):
         """Brings the variables up to date in the middle of `fit()`."""
         del model

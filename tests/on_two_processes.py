@@ -1,0 +1,95 @@
+"""`keras.distribution` on JAX: two processes with two devices each.
+
+`test_devices.py` runs it in both of them, with `PROCESS` 0 and 1, and a
+`PORT` for them to meet at. Where they part they wait for each other in vain.
+"""
+
+import os
+
+import jax
+import keras
+import numpy as np
+import pytest
+from devices import GRACE
+from devices import HUGE
+from devices import MONITORS
+from devices import STEPS
+from devices import TINY
+from devices import build
+from devices import fit
+from devices import train
+from devices import weights
+
+from keras_grades import GradES
+from keras_grades.rebuild.decision import Rebuilds
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _meet():
+    jax.distributed.initialize(
+        f"localhost:{os.environ['PORT']}", 2, int(os.environ["PROCESS"])
+    )
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        "gradient_change",
+        "transfer",
+        *[
+            pytest.param(monitor, marks=pytest.mark.long)
+            for monitor in MONITORS
+            if monitor not in ("gradient_change", "transfer")
+        ],
+    ],
+)
+def test_decisions_of_one_device(monitor):
+    """Also, `fit()` ends: what is frozen is nowhere as a whole."""
+    expected_at, expected_statistic, expected = train(None, monitor)
+    frozen_at, statistic, found = train("both", monitor)
+    assert frozen_at == expected_at
+    assert any(GRACE < (step or 0) < STEPS[monitor] for step in frozen_at)
+    # It does not know how many steps there will be, so it looks less often.
+    statistic = statistic[: len(expected_statistic)]
+    np.testing.assert_allclose(statistic, expected_statistic, 1e-3, 1e-5)
+    for value, of_one in zip(found, expected):
+        np.testing.assert_allclose(value, of_one, atol=1e-5)
+
+
+def grades_for(recompile):
+    thresholds = {"query|down": HUGE, "": TINY}
+    return GradES(thresholds, alpha=2, recompile=recompile, verbose=0)
+
+
+@pytest.mark.parametrize("first_says", [True, False])
+def test_both_rebuild_or_none(monkeypatch, first_says):
+    """It goes by the time, which is not the same on both."""
+    is_first = jax.process_index() == 0
+    monkeypatch.setattr(Rebuilds, "is_due", lambda *_: first_says == is_first)
+    grades = grades_for("auto")
+    fit(build("both"), grades, steps=10)
+    assert [c.frozen_at for c in grades.components] == [2, *[None] * 4, 2]
+    is_rebuilt = len(grades.report.timing["compilations"]) > 1
+    assert is_rebuilt == first_says
+
+
+def test_a_run_goes_on_from_a_file(tmp_path):
+    """Where each device has all, Keras saves it. One loss may be NaN."""
+    path = tmp_path / "first_epoch.keras"
+
+    class Saves(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                trace = self.model.optimizer.state["trace"]
+                trace.assign(trace * float("nan"))
+                self.model.save(path)
+
+    whole, model = grades_for("never"), build("data")
+    fit(model, whole, Saves(), steps=4, epochs=2)
+    resumed, loaded = grades_for("never"), keras.saving.load_model(path)
+    fit(loaded, resumed, steps=4, epochs=2, initial_epoch=1)
+    frozen_at = [c.frozen_at for c in resumed.components]
+    assert frozen_at == [c.frozen_at for c in whole.components]
+    assert frozen_at == [2, *[None] * 4, 2]
+    for value, expected in zip(weights(loaded), weights(model)):
+        np.testing.assert_allclose(value, expected, atol=1e-6)
