@@ -95,10 +95,11 @@ def fit(model, *callbacks, steps, epochs=1, initial_epoch=0):
     data = {"x": x, "y": y, "batch_size": BATCH}
     distribution = keras.distribution.distribution()
     if distribution is not None and jax.process_count() > 1:
-        # Of this Keras gives each process its part.
+        # Of this Keras gives each process its part, of unknown length.
         from tensorflow.data import Dataset
 
-        data = {"x": Dataset.from_tensor_slices((x, y)).batch(BATCH)}
+        examples = Dataset.from_tensor_slices((x, y))
+        data = {"x": examples.batch(BATCH).repeat(), "steps_per_epoch": steps}
     model.fit(
         **data,
         epochs=epochs,

@@ -73,9 +73,7 @@ on_one_device, plain = {}, {}
 @pytest.mark.parametrize(
     ("arrangement", "monitor"),
     [
-        ("data", "gradient_change"),
         ("data", "transfer"),
-        ("model", "weight_change"),
         ("model", "transfer"),
         *[("both", monitor) for monitor in MONITORS],
     ],
