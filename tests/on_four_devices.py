@@ -4,27 +4,32 @@
 """
 
 import collections
+import importlib
+import json
 import math
-import re
+import pathlib
+import sys
 
-import jax
 import keras
 import numpy as np
 import pytest
 import small
-from devices import GRACE
-from devices import HUGE
-from devices import MONITORS
-from devices import STEPS
-from devices import TINY
-from devices import build
-from devices import fit
-from devices import shardings
-from devices import train
-from keras.src.backend.jax import trainer
+from spread import GRACE
+from spread import HUGE
+from spread import MONITORS
+from spread import STEPS
+from spread import TINY
+from spread import build
+from spread import fit
+from spread import shardings
+from spread import train
 
 from keras_grades import GradES
 from keras_grades.monitors.transfer import ENTRIES
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+devices = importlib.import_module("devices")
 
 
 @pytest.fixture(autouse=True)
@@ -34,35 +39,9 @@ def _one_device_afterwards():
 
 
 @pytest.fixture
-def compiled(monkeypatch):
-    """The HLO of each train step, as it is compiled."""
-    texts = []
-
-    def recording_jit(function, **arguments):
-        jitted, made = jax.jit(function, **arguments), []
-
-        def call(*values):
-            if not made:
-                made.append(jitted.lower(*values).compile())
-                texts.append(made[0].as_text())
-            return made[0](*values)
-
-        return call
-
-    monkeypatch.setattr(trainer, "jit", recording_jit)
-    return texts
-
-
-def collectives(text):
-    """Lists of bytes, by the kind of the collective operation."""
-    found = collections.defaultdict(list)
-    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-    for types, kind in re.findall(rf" = (.*?) ({kinds})(?:-start)?\(", text):
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", types):
-            width = {"pred": 1}.get(dtype) or int(re.sub(r"\D", "", dtype)) // 8
-            entries = math.prod(map(int, filter(None, shape.split(","))))
-            found[kind].append(width * entries)
-    return found
+def compiled():
+    with devices.compiled_steps() as texts:
+        yield texts
 
 
 # By monitor, what it is on one device; by arrangement, what a step sends
@@ -83,7 +62,7 @@ def test_decisions_of_one_device(arrangement, monitor, compiled):
         on_one_device[monitor] = train(None, monitor)
     if arrangement not in plain:
         fit(build(arrangement), steps=1)
-        plain[arrangement] = collectives(compiled[-1])
+        plain[arrangement] = devices.collectives(compiled[-1])
     expected_at, expected_statistic, expected = on_one_device[monitor]
     frozen_at, statistic, weights = train(arrangement, monitor)
     assert frozen_at == expected_at
@@ -91,7 +70,7 @@ def test_decisions_of_one_device(arrangement, monitor, compiled):
     np.testing.assert_allclose(statistic, expected_statistic, 1e-3, 1e-5)
     for value, of_one in zip(weights, expected):
         np.testing.assert_allclose(value, of_one, atol=1e-5)
-    check_added(collectives(compiled[-1]), plain[arrangement], monitor)
+    check_added(devices.collectives(compiled[-1]), plain[arrangement], monitor)
 
 
 def check_added(found, without, monitor):
@@ -134,7 +113,7 @@ def test_what_is_frozen_is_not_sent(arrangement, compiled):
         for component in frozen
         for v in component.variables
     )
-    first, last = (sum(collectives(t)["all-reduce"]) for t in compiled)
+    first, last = (sum(devices.collectives(t)["all-reduce"]) for t in compiled)
     if arrangement == "data":
         assert first - last == saved
     else:
@@ -170,3 +149,14 @@ def test_a_checkpoint_goes_on_on_one_device(tmp_path):
     np.testing.assert_allclose(found, statistic, rtol=1e-3)
     for value, expected in zip(found_weights, weights):
         np.testing.assert_allclose(value, expected, atol=1e-5)
+
+
+def test_the_benchmark(tmp_path):
+    devices.main(["--models=tiny", "--parallel=data", f"--output={tmp_path}"])
+    written = (tmp_path / "devices_jax.json").read_text("utf-8")
+    (row,) = json.loads(written)["rows"]
+    assert row["devices"] == 4
+    assert row["added bytes"] == 0
+    # Beside the gradients it is the loss and the accuracy that are sent.
+    assert row["ratio"] == pytest.approx(row["parameters left"], abs=0.01)
+    assert row["ratio"] < 0.9

@@ -11,13 +11,13 @@ import jax
 import keras
 import numpy as np
 import pytest
-from devices import GRACE
-from devices import MONITORS
-from devices import STEPS
-from devices import build
-from devices import fit
-from devices import train
-from devices import weights
+from spread import GRACE
+from spread import MONITORS
+from spread import STEPS
+from spread import build
+from spread import fit
+from spread import train
+from spread import weights
 
 from keras_grades import GradES
 from keras_grades.criterion import Prescribed
