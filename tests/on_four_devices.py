@@ -151,6 +151,7 @@ def test_a_checkpoint_goes_on_on_one_device(tmp_path):
         np.testing.assert_allclose(value, expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_benchmark(tmp_path):
     devices.main(["--models=tiny", "--parallel=data", f"--output={tmp_path}"])
     written = (tmp_path / "devices_jax.json").read_text("utf-8")

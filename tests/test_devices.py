@@ -39,10 +39,10 @@ def check(*processes):
             process.wait()
 
 
-def start_tests(script, devices, *arguments, **environment):
-    """Runs the tests in a file, with so many devices."""
+def start_tests(script, devices, tests, **environment):
+    """Runs the tests in a file, long ones or not, with so many devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    command = ("-m", "pytest", "-q", TESTS / script, *arguments)
+    command = ("-m", "pytest", "-q", TESTS / script, "-m", tests)
     return start(*command, XLA_FLAGS=flags, **environment)
 
 
@@ -57,15 +57,19 @@ def test_replicas():
     check(start(TESTS / "replicas.py"))
 
 
-@only_on("jax")
-def test_four_devices():
-    check(start_tests("on_four_devices.py", 4))
-
-
-@only_on("jax")
-@pytest.mark.parametrize(
+in_parts = pytest.mark.parametrize(
     "tests", ["not long", pytest.param("long", marks=pytest.mark.long)]
 )
+
+
+@only_on("jax")
+@in_parts
+def test_four_devices(tests):
+    check(start_tests("on_four_devices.py", 4, tests))
+
+
+@only_on("jax")
+@in_parts
 def test_two_processes(tests):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -73,7 +77,7 @@ def test_two_processes(tests):
     check(
         *[
             start_tests(
-                "on_two_processes.py", 2, "-m", tests, PORT=port, PROCESS=each
+                "on_two_processes.py", 2, tests, PORT=port, PROCESS=each
             )
             for each in ("0", "1")
         ]
