@@ -66,7 +66,7 @@ def grades(args):
     return keras_grades.GradES(**given, verbose=1)
 
 
-def shuffled(data, args):
+def shuffled(data, args, drop_remainder=False):
     """Batches in another order in each epoch, the same for the same seed.
 
     `fit()` of KerasHub's models does not shuffle arrays.
@@ -74,12 +74,16 @@ def shuffled(data, args):
     Args:
         data: Tuple of arrays, or of dicts of arrays, as `fit()` takes them.
         args: With `batch_size` and `seed`.
+        drop_remainder: Boolean, whether to leave out what fills no batch.
+            Defaults to `False`.
     """
     examples = tf.data.Dataset.from_tensor_slices(data)
     options = tf.data.Options()
     # Its thread can hold up the end of an epoch for ten seconds.
     options.autotune.enabled = False
-    batches = examples.shuffle(len(examples), args.seed).batch(args.batch_size)
+    batches = examples.shuffle(len(examples), args.seed).batch(
+        args.batch_size, drop_remainder
+    )
     return batches.with_options(options)
 
 

@@ -227,7 +227,6 @@ class GradES(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         model = self.model
         compatibility.check_compiled(model)
-        backend.check(model)
         if find_installation(model) is not None:
             raise ValueError(
                 "This model is in training with a `GradES` already. Give "

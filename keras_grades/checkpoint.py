@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 
+from keras_grades.backend import backend
 from keras_grades.validation import RETIRED
 from keras_grades.validation import excerpt
 
@@ -42,7 +43,7 @@ def load(store, state):
     """
     for name, variable in state.items():
         if name in store:
-            variable.assign(store[name])
+            backend.place(variable, store[name])
 
 
 def has_freeze_state(store):

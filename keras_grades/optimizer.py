@@ -11,6 +11,7 @@ from keras_grades import compatibility
 from keras_grades import masking
 from keras_grades import validation
 from keras_grades.actions import Anneal
+from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.component import Followers
 from keras_grades.groups import Groups
@@ -198,6 +199,7 @@ class GradESOptimizer(OptimizerWrapper):
         """
         if self.built:
             return
+        backend.check_devices(variables)
         groups = self.components + self.followers
         for group in groups:
             _bind(group, variables)
@@ -371,7 +373,8 @@ class GradESOptimizer(OptimizerWrapper):
         """Overwrites weights with their averages, but none that is frozen."""
         flags = ops.convert_to_numpy(self._frozen_groups())
         frozen = self._groups.frozen_variables(flags)
-        values = [ops.convert_to_numpy(v).copy() for v in frozen]
+        # Not on the host, which may not have all of them.
+        values = backend.snapshot(frozen)
         self.inner_optimizer.finalize_variable_values(var_list)
         for variable, value in zip(frozen, values):
             variable.assign(value)

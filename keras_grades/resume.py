@@ -8,6 +8,7 @@ wrapped by a GradES takes note of it.
 import weakref
 
 import numpy as np
+from keras import ops
 
 from keras_grades import checkpoint
 from keras_grades.keras_internals import saving
@@ -32,13 +33,18 @@ def noted(optimizer):
     note = vars(optimizer).get(checkpoint.PLACE)
     if note is None:
         return None
-    is_up_to_date = note.iterations == int(optimizer.iterations)
+    is_up_to_date = note.iterations == _updates(optimizer)
     return note.store if is_up_to_date else None
 
 
 def forget(optimizer):
     """Ends the notes of an optimizer."""
     vars(optimizer).pop(checkpoint.PLACE, None)
+
+
+def _updates(optimizer):
+    # Under `tf.distribute` it is a variable that `int` does not take.
+    return int(ops.convert_to_numpy(optimizer.iterations))
 
 
 class _Note(saving.Part):
@@ -53,7 +59,7 @@ class _Note(saving.Part):
             self.store = {
                 key: np.asarray(store[key]) for key in [*store.keys()]
             }
-            self.iterations = int(self._optimizer().iterations)
+            self.iterations = _updates(self._optimizer())
         else:
             self.store = self.iterations = None
 

@@ -227,7 +227,10 @@ class Run:
         self._compare_with_plan(step)
         if self._is_enough() and not self._model.stop_training:
             self._stop(step)
-        self._rebuild_is_due = self.rebuilds.is_due(step, *self._pending())
+        # By the time that it takes, which is another one on each host.
+        self._rebuild_is_due = backend.agree(
+            self.rebuilds.is_due(step, *self._pending())
+        )
         self._plan_next_look(step)
 
     def _compare_with_plan(self, step):

@@ -8,9 +8,9 @@ LENGTH = 6
 CLASSES = 3
 
 
-def transformer(blocks=2, seed=0):
-    """Pre-norm Transformer classifier on (batch, LENGTH, WIDTH) floats."""
-    inputs = keras.Input((LENGTH, WIDTH))
+def transformer(blocks=2, seed=0, width=WIDTH, hidden=16):
+    """Pre-norm Transformer classifier on (batch, LENGTH, width) floats."""
+    inputs = keras.Input((LENGTH, width))
     x = inputs
     for i in range(blocks):
         y = keras.layers.LayerNormalization(name=f"block_{i}_norm_1")(x)
@@ -21,8 +21,10 @@ def transformer(blocks=2, seed=0):
         )(y, y)
         x = keras.layers.Add(name=f"block_{i}_add_1")([x, y])
         y = keras.layers.LayerNormalization(name=f"block_{i}_norm_2")(x)
-        y = keras.layers.Dense(16, activation="relu", name=f"block_{i}_up")(y)
-        y = keras.layers.Dense(WIDTH, name=f"block_{i}_down")(y)
+        y = keras.layers.Dense(hidden, activation="relu", name=f"block_{i}_up")(
+            y
+        )
+        y = keras.layers.Dense(width, name=f"block_{i}_down")(y)
         x = keras.layers.Add(name=f"block_{i}_add_2")([x, y])
     x = keras.layers.GlobalAveragePooling1D()(x)
     outputs = keras.layers.Dense(CLASSES, name="head")(x)
@@ -39,21 +41,21 @@ def set_weights(model, seed=0):
         variable.assign(value + ("gamma" in variable.path))
 
 
-def data(batches, batch_size=4, seed=1):
+def data(batches, batch_size=4, seed=1, width=WIDTH):
     """Arrays `x`, `y` of so many batches, to be read in order."""
     rng = np.random.default_rng(seed)
     n = batches * batch_size
-    x = rng.standard_normal((n, LENGTH, WIDTH)).astype("float32")
+    x = rng.standard_normal((n, LENGTH, width)).astype("float32")
     y = rng.integers(0, CLASSES, n).astype("int32")
     return x, y
 
 
-def turning(batches, at, batch_size=4):
+def turning(batches, at, batch_size=4, width=WIDTH):
     """As `data`, but to be learned; from batch `at` on the labels are others.
 
     What was learned until then helps, and then it does not.
     """
-    x, _ = data(batches, batch_size)
+    x, _ = data(batches, batch_size, width=width)
     y = x.mean(axis=1)[:, :CLASSES].argmax(axis=1).astype("int32")
     first = at * batch_size
     return x, np.concatenate([y[:first], (y[first:] + 1) % CLASSES])

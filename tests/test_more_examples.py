@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -180,6 +181,48 @@ def test_lora_on_a_preset(monkeypatch, tmp_path, gpt2, format):
         f"--preset={preset}",
     )
     check_lora(printed, report, blocks=2)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="it spreads matrices on JAX"
+)
+@pytest.mark.parametrize(
+    ("parallel", "layout"),
+    [
+        ("model", "('batch', 'model')"),
+        pytest.param("data", "(None, None)", marks=pytest.mark.long),
+    ],
+)
+def test_several_devices(tmp_path, parallel, layout):
+    """In a process of its own, which has these devices from the start."""
+    command = [
+        sys.executable,
+        EXAMPLES / "finetune_on_several_devices.py",
+        "--devices=4",
+        f"--parallel={parallel}",
+        "--epochs=1",
+        "--examples=70",
+        "--sequence-length=16",
+        f"--tau={HUGE}",
+        f"--output={tmp_path}",
+    ]
+    # Most of its time would go into compiling.
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    printed = subprocess.run(
+        command,
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    # 70 sequences are four batches of 16, and a rest.
+    assert report["total_steps"] == 4
+    assert set(frozen(report).values()) == {2}
+    assert len(report["components"]) == 4 * 7
+    up = next(line for line in printed.splitlines() if "intermediate" in line)
+    assert up.endswith(layout)
+    assert "s on 4 devices, loss a token: " in printed
 
 
 @pytest.mark.long

@@ -36,6 +36,10 @@ class Backend:
         """The values of variables, which stay when these are assigned to."""
         return [ops.copy(v) for v in variables]
 
+    def everywhere(self, tensor):
+        """The tensor, as a whole on each device that takes part in a step."""
+        return tensor
+
     def branches(self, tensor):
         """Whether to branch on a tensor costs less than it saves."""
         del tensor
@@ -90,6 +94,14 @@ class Backend:
             for name, variable in optimizer.observed.items()
         }
 
+    def place(self, variable, value):
+        """Assigns an array of the host, the same on each of several."""
+        variable.assign(value)
+
+    def agree(self, decision):
+        """What the first process has decided, on all that train together."""
+        return decision
+
     def sync(self, model):
         """Brings the variables up to date in the middle of `fit()`."""
         del model
@@ -133,9 +145,9 @@ class Backend:
         """
         raise NotImplementedError
 
-    def check(self, model):
-        """Raises if a model is trained in a way that GradES cannot follow."""
-        del model
+    def check_devices(self, variables):
+        """Raises if variables are where GradES cannot follow them."""
+        del variables
 
     def compiles(self, model):
         """Whether to rebuild the train step costs a compilation."""

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
+from jax.experimental import multihost_utils
 
 from keras_grades.backend.base import Backend
 from keras_grades.keras_internals import jax_state
@@ -19,6 +21,20 @@ class JaxBackend(Backend):
     def snapshot(self, variables):
         """No copies: no array ever changes."""
         return [v.value for v in variables]
+
+    def everywhere(self, tensor):
+        """The tensor, as a whole on each device that takes part in a step.
+
+        Where samples of matrices are put together, XLA may decide to lay out
+        the matrices anew. So it is told to gather the samples.
+        """
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return tensor
+        layout = keras.distribution.TensorLayout(
+            [None] * tensor.ndim, distribution.device_mesh
+        )
+        return keras.distribution.distribute_tensor(tensor, layout)
 
     def branches(self, tensor):
         """Never: XLA copies nothing without need."""
@@ -45,6 +61,30 @@ class JaxBackend(Backend):
         _, (_, _, optimizer_variables, _) = output
         values = _observed(optimizer, model, optimizer_variables)
         return {k: np.asarray(v) for k, v in jax.device_get(values).items()}
+
+    def place(self, variable, value):
+        """Assigns an array of the host, the same on each of several.
+
+        JAX compares what they assign, and NaN is not equal to NaN. Each of
+        them places its part.
+        """
+        sharding = variable.value.sharding
+        if not sharding.is_fully_addressable:
+            value = np.asarray(value, variable.dtype)
+            value = jax.make_array_from_callback(
+                value.shape, sharding, lambda index: value[index]
+            )
+        variable.assign(value)
+
+    def agree(self, decision):
+        """What the first process has decided, on all that train together."""
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return decision
+        devices = distribution.device_mesh.backend_mesh.devices.flat
+        if len({device.process_index for device in devices}) == 1:
+            return decision
+        return bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))
 
     def sync(self, model):
         """Writes the state of the running epoch back into the variables.

@@ -33,17 +33,25 @@ class TensorFlowBackend(Backend):
     def is_end_of_data(self, error):
         return isinstance(error, (StopIteration, tf.errors.OutOfRangeError))
 
-    def check(self, model):
+    def check_devices(self, variables):
         """Refuses several replicas, of which the optimizer would see one."""
-        replicas = model.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise ValueError(
-                "GradES cannot measure under a `tf.distribute` strategy with "
-                "several replicas: the optimizer sees the gradients of one "
-                f"only. Received: {type(model.distribute_strategy).__name__} "
-                f"with {replicas} replicas. Train on one replica, or use "
-                "`keras.distribution` on the JAX backend."
-            )
+        strategies = [tf.distribute.get_strategy()]
+        # It may be built outside of the scope that the model was made in.
+        strategies += [
+            v.value.distribute_strategy
+            for v in variables
+            if hasattr(v.value, "distribute_strategy")
+        ]
+        for strategy in strategies:
+            replicas = strategy.num_replicas_in_sync
+            if replicas > 1:
+                raise ValueError(
+                    "GradES cannot measure under a `tf.distribute` strategy "
+                    "with several replicas: the optimizer sees the gradients "
+                    f"of one only. Received: {type(strategy).__name__} with "
+                    f"{replicas} replicas. Train on one replica, or use "
+                    "`keras.distribution` on the JAX backend."
+                )
 
 
 def _is_sparse(gradient):

@@ -17,6 +17,7 @@ arXiv 1909.09731).
 import numpy as np
 from keras import ops
 
+from keras_grades.backend import backend
 from keras_grades.monitors.base import UNDEFINED
 from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
@@ -216,9 +217,10 @@ def _row(tensors, variables):
     share, shapes = ENTRIES // len(kept), [variables[i].shape for i in kept]
     # The shape of a gradient may be unknown while a step is traced.
     sizes = [sample_size(shape, share) for shape in shapes]
+    samples = [sample(tensors[i], s, share) for i, s in zip(kept, shapes)]
     parts = [
-        ops.reshape(sample(tensors[i], shape, share), (size,))
-        for i, shape, size in zip(kept, shapes, sizes)
+        ops.reshape(backend.everywhere(part), (size,))
+        for part, size in zip(samples, sizes)
     ]
     row = ops.cast(ops.concatenate(parts), "float32")
     return ops.pad(row, (0, ENTRIES - sum(sizes)))

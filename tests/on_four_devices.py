@@ -1,0 +1,163 @@
+"""`keras.distribution` on JAX: four devices, the decisions of one.
+
+`test_devices.py` runs it, in a process that has four devices.
+"""
+
+import collections
+import importlib
+import json
+import math
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+import small
+from spread import GRACE
+from spread import HUGE
+from spread import MONITORS
+from spread import STEPS
+from spread import TINY
+from spread import build
+from spread import fit
+from spread import shardings
+from spread import train
+
+from keras_grades import GradES
+from keras_grades.monitors.transfer import ENTRIES
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+devices = importlib.import_module("devices")
+
+
+@pytest.fixture(autouse=True)
+def _one_device_afterwards():
+    yield
+    keras.distribution.set_distribution(None)
+
+
+@pytest.fixture
+def compiled():
+    with devices.compiled_steps() as texts:
+        yield texts
+
+
+# By monitor, what it is on one device; by arrangement, what a step sends
+# without GradES.
+on_one_device, plain = {}, {}
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "monitor"),
+    [
+        ("data", "transfer"),
+        ("model", "transfer"),
+        *[("both", monitor) for monitor in MONITORS],
+    ],
+)
+def test_decisions_of_one_device(arrangement, monitor, compiled):
+    if monitor not in on_one_device:
+        on_one_device[monitor] = train(None, monitor)
+    if arrangement not in plain:
+        fit(build(arrangement), steps=1)
+        plain[arrangement] = devices.collectives(compiled[-1])
+    expected_at, expected_statistic, expected = on_one_device[monitor]
+    frozen_at, statistic, weights = train(arrangement, monitor)
+    assert frozen_at == expected_at
+    assert any(GRACE < (step or 0) < STEPS[monitor] for step in frozen_at)
+    np.testing.assert_allclose(statistic, expected_statistic, 1e-3, 1e-5)
+    for value, of_one in zip(weights, expected):
+        np.testing.assert_allclose(value, of_one, atol=1e-5)
+    check_added(devices.collectives(compiled[-1]), plain[arrangement], monitor)
+
+
+def check_added(found, without, monitor):
+    """No monitor gathers a matrix: what is sent for it are a few numbers."""
+    added = {k: collections.Counter(sizes) for k, sizes in found.items()}
+    for kind, sizes in without.items():
+        assert not collections.Counter(sizes) - added[kind]
+        added[kind] -= collections.Counter(sizes)
+    if monitor == "transfer":
+        # Of each component, from weights and from gradients.
+        samples = added.pop("all-gather", {})
+        assert max(samples, default=0) <= 4 * ENTRIES
+    assert all(size <= 4 for sizes in added.values() for size in sizes)
+
+
+@pytest.mark.parametrize("arrangement", ["data", "both"])
+def test_what_is_frozen_is_not_sent(arrangement, compiled):
+    class Looks(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if len(compiled) > 1:
+                self.model.jax_state_sync()
+                assert shardings(self.model) == before
+                self.has_looked = True
+
+    model, looks = build(arrangement), Looks()
+    before = shardings(model)
+    grades = GradES(
+        {"query|value|up": HUGE, "": TINY},
+        alpha=2,
+        recompile="always",
+        verbose=0,
+    )
+    fit(model, grades, looks, steps=5)
+    assert looks.has_looked
+    assert shardings(model) == before
+    frozen = [c for c in grades.components if c.frozen_at]
+    assert len(frozen) == 3
+    saved = sum(
+        4 * math.prod(v.value.sharding.shard_shape(v.shape))
+        for component in frozen
+        for v in component.variables
+    )
+    first, last = (sum(devices.collectives(t)["all-reduce"]) for t in compiled)
+    if arrangement == "data":
+        assert first - last == saved
+    else:
+        # Neither are some gradients that were on the way to it.
+        assert first - last >= saved
+
+
+def test_a_checkpoint_goes_on_on_one_device(tmp_path):
+    path = tmp_path / "first_epoch.keras"
+
+    class Saves(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                self.model.save(path)
+
+    def train(model, *callbacks, **arguments):
+        grades = GradES(
+            {"query|down": HUGE, "": TINY},
+            alpha=2,
+            monitor="gradient_change",
+            recompile="always",
+            verbose=0,
+        )
+        fit(model, grades, *callbacks, steps=4, epochs=2, **arguments)
+        frozen_at = [c.frozen_at for c in grades.components]
+        return frozen_at, grades.trace["statistic"][-4:], small.weights(model)
+
+    frozen_at, statistic, weights = train(build("both"), Saves())
+    keras.distribution.set_distribution(None)
+    model = keras.saving.load_model(path)
+    found_at, found, found_weights = train(model, initial_epoch=1)
+    assert found_at == frozen_at == [2, None, None, None, None, 2]
+    np.testing.assert_allclose(found, statistic, rtol=1e-3)
+    for value, expected in zip(found_weights, weights):
+        np.testing.assert_allclose(value, expected, atol=1e-5)
+
+
+@pytest.mark.long
+def test_the_benchmark(tmp_path):
+    devices.main(["--models=tiny", "--parallel=data", f"--output={tmp_path}"])
+    written = (tmp_path / "devices_jax.json").read_text("utf-8")
+    (row,) = json.loads(written)["rows"]
+    assert row["devices"] == 4
+    assert row["added bytes"] == 0
+    # Beside the gradients it is the loss and the accuracy that are sent.
+    assert row["ratio"] == pytest.approx(row["parameters left"], abs=0.01)
+    assert row["ratio"] < 0.9
