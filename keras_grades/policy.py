@@ -26,7 +26,7 @@ from keras_grades.rule import Rule
 # by itself, and at any other; and when there is.
 DECAYING, CONSTANT, PAPER = "relative_change", "transfer", "gradient"
 # The defaults of the other arguments depend on the monitor. Those that have no
-# scale have a tau, chosen by examples/benchmarks/auto_tau.md. A patience of
+# scale have a tau, see examples/benchmarks/auto_tau.md. A patience of
 # `None` is one short window of the monitor.
 DEFAULTS = {
     "transfer": {"tau": 0.0, "alpha": 0, "patience": None, "cooldown": 0.25},
