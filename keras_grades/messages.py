@@ -90,11 +90,12 @@ def settling(since, stop, total_steps):
 
     Args:
         since: Integer, the step at which enough had converged.
-        stop: Integer, the step at which enough will be frozen.
+        stop: Integer, the step at which enough will be frozen. The host sees
+            it at its next look.
         total_steps: Integer, the planned steps, or `None`.
     """
     of = _of_total(total_steps)
-    return f"settles from step {since} on, and stops at step {stop}{of}."
+    return f"settles from step {since} on, and stops after step {stop}{of}."
 
 
 def ending(components, step, total_steps, has_stopped, reason):

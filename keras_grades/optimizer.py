@@ -16,17 +16,16 @@ from keras_grades.component import Component
 from keras_grades.component import Followers
 from keras_grades.groups import Groups
 from keras_grades.keras_internals import optimizers
-from keras_grades.keras_internals.saving import Part
 from keras_grades.monitors import try_out
 from keras_grades.monitors.sample import has_gradient
 from keras_grades.outlook import Outlook
 from keras_grades.policy import FreezePolicy
+from keras_grades.saved import SavedOptimizer
 from keras_grades.state import State
-from keras_grades.wrapper import OptimizerWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_grades")
-class GradESOptimizer(OptimizerWrapper):
+class GradESOptimizer(SavedOptimizer):
     """Wraps an optimizer so that each component stops when it has converged.
 
     In every update it measures each component, lets the wrapped optimizer
@@ -128,9 +127,6 @@ class GradESOptimizer(OptimizerWrapper):
             )
         self.steps_per_epoch = steps_per_epoch
         self.plan(total_steps)
-        place = Part(self.save_freeze_state, self.load_freeze_state)
-        setattr(self, checkpoint.PLACE, place)
-        self._has_old_layout = False
 
     @optimizers.no_automatic_dependency_tracking
     def plan(self, total_steps, is_open=False):
@@ -378,92 +374,6 @@ class GradESOptimizer(OptimizerWrapper):
         self.inner_optimizer.finalize_variable_values(var_list)
         for variable, value in zip(frozen, values):
             variable.assign(value)
-
-    def save_freeze_state(self, store):
-        """Saves what GradES adds. The wrapped optimizer is saved beside it.
-
-        Args:
-            store: Mapping from a name to an array, to be filled.
-        """
-        checkpoint.save(store, self.state, self._fingerprint())
-
-    def load_freeze_state(self, store):
-        """Loads what `save_freeze_state` has saved, on any backend.
-
-        Args:
-            store: Mapping from a name to an array.
-
-        Raises:
-            ValueError: If it was saved for other components, or by another
-                optimizer.
-        """
-        if self._has_old_layout:
-            return
-        checkpoint.check_fits(store, self._fingerprint(), self.components)
-        checkpoint.load(store, self.state)
-
-    def tracked_as(self):
-        inner, parts = super().tracked_as()
-        state = {} if self._state is None else self.state
-        return inner, parts | {f"grades_{name}": state[name] for name in state}
-
-    def load_own_variables(self, store):
-        # In files of version 0.1 the freeze state is here, and what was
-        # wrapped has a place of its own.
-        self._has_old_layout = False
-        if checkpoint.has_freeze_state(store):
-            self.load_freeze_state(store)
-            self._has_old_layout = True
-        else:
-            super().load_own_variables(store)
-
-    def __dir__(self):
-        names = super().__dir__()
-        return names | {"inner_optimizer"} if self._has_old_layout else names
-
-    def _fingerprint(self):
-        return checkpoint.fingerprint_of(self.components, self._places)
-
-    def get_config(self):
-        if self.stands_in:
-            return self.inner_optimizer.get_config()
-        return {
-            **self.policy.get_config(),
-            "tau": [float(tau) for tau in self.rule.tau],
-            "inner_optimizer": keras.saving.serialize_keras_object(
-                self.inner_optimizer
-            ),
-            "components": [
-                checkpoint.to_config(c, self._places) for c in self.components
-            ],
-            "followers": [
-                checkpoint.to_config(f, self._places) for f in self.followers
-            ],
-            "total_steps": self.total_steps,
-            "steps_per_epoch": self.steps_per_epoch,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = FreezePolicy.deserialize(checkpoint.without_retired(config))
-        config["inner_optimizer"] = keras.saving.deserialize_keras_object(
-            config["inner_optimizer"], custom_objects=custom_objects
-        )
-        config["components"] = [Component(**c) for c in config["components"]]
-        config["followers"] = [Followers(**f) for f in config["followers"]]
-        return cls(**config)
-
-    def _places(self, variables):
-        """The places of variables among those that it was built with."""
-        if not self.built:
-            raise ValueError(
-                "A `GradESOptimizer` can be saved once it is built: its "
-                "components are then known by their place among the "
-                "trainable variables. Call "
-                "`optimizer.build(model.trainable_variables)` first."
-            )
-        return [self._place[id(v)] for v in variables]
 
 
 def _bind(group, variables):

@@ -203,6 +203,21 @@ def test_auto_rebuilds_when_it_pays():
     assert not rebuilds.is_due(950, 3, share)  # 50 * 1/6 < 10.
 
 
+def test_it_says_why_nothing_was_rebuilt():
+    rebuilds, share = rebuilds_by("auto"), 1 / 3
+    assert rebuilds.timing()["why_not_rebuilt"] is None  # Nothing froze.
+    assert not rebuilds.is_due(950, 3, share)  # 50 * 1/6 < 10.
+    assert rebuilds.timing()["why_not_rebuilt"] == (
+        "a rebuild takes some 10.0 s, and might have saved 8.3 s"
+    )
+    rebuilds.rebuilt(3, share)
+    rebuilds.compiled(step=960, seconds=8.0)
+    assert rebuilds.timing()["why_not_rebuilt"] is None
+    never = rebuilds_by("never")
+    assert not never.is_due(10, 3, share)
+    assert never.timing()["why_not_rebuilt"] == "recompile='never'"
+
+
 def test_auto_waits_while_something_newly_freezes():
     rebuilds = rebuilds_by("auto")
     for n in range(1, 5):

@@ -36,7 +36,8 @@ TIMING = {
         }
     ],
     "seconds_saved_estimated": 81.25,
-    "seconds_saved_measured": None,
+    "seconds_saved_measured": 79.75,
+    "why_not_rebuilt": None,
 }
 
 
@@ -309,7 +310,7 @@ def test_summary_has_the_totals(width):
     saved = " ".join(cells(text, "weight-gradient work saved"))
     assert saved == "up to 10% over the steps run, 55% over the schedule"
     assert cells(text, "stopped") == ["at", "step", "5", "of", "10"]
-    assert "time saved" not in text
+    assert "saved by" not in text
 
 
 def test_summary_of_a_run_that_was_not_stopped(width):
@@ -322,10 +323,28 @@ def test_summary_of_a_run_that_was_not_stopped(width):
 def test_summary_has_the_timing(width):
     width(80)
     text = report(timing=TIMING).summary()
-    assert cells(text, "time saved, estimated") == ["81.2", "s"]
-    assert "time saved, measured" not in text
+    assert " ".join(cells(text, "saved by stopping")) == "5 steps"
+    assert " ".join(cells(text, "saved by freezing")) == "79.8 s"
     assert "train step compiled" in text.splitlines()
     assert cells(text, "1,300") == ["7", "12.5", "0.25"]
+
+
+def test_summary_says_what_stopping_and_freezing_saved(width):
+    width(120)
+    compiled = [
+        {**TIMING["compilations"][0], "step_seconds_after": 0.5},
+        {**TIMING["compilations"][0], "seconds": 2.5},
+    ]
+    text = report(timing={**TIMING, "compilations": compiled}).summary()
+    stopping = " ".join(cells(text, "saved by stopping"))
+    assert stopping == "5 steps, some 2 s"  # 2.5, rounded to even.
+    freezing = " ".join(cells(text, "saved by freezing"))
+    assert freezing == "79.8 s, for 2.5 s of compiling"
+    why = "a rebuild takes some 9.0 s, and might have saved 2.0 s"
+    text = report(timing={**TIMING, "why_not_rebuilt": why}).summary()
+    assert f"nothing: {why}" in text
+    text = report(stopped_step=None, steps=10, timing=TIMING).summary()
+    assert cells(text, "saved by stopping") == ["nothing"]
 
 
 def test_summary_has_a_section_for_each_tower(width):

@@ -73,6 +73,8 @@ class Rebuilds:
         self._lost = 0.0
         self._lost_at_last = 0.0
         self._saved = {"estimated": 0.0, "measured": 0.0}
+        # The most that a rebuild might have saved that was not made.
+        self._missed = 0.0
         self._step_seconds = []
 
     def compiled(self, step, seconds):
@@ -149,9 +151,12 @@ class Rebuilds:
         if self.step_seconds is None:
             return False
         total = float("inf") if self.total_steps is None else self.total_steps
+        saving = self._estimate.seconds(share, self.step_seconds)
+        if self.total_steps is not None:
+            self._missed = max(self._missed, saving * (total - step))
         return is_worth_it(
             cost=self.compilations[-1]["seconds"],
-            saving=self._estimate.seconds(share, self.step_seconds),
+            saving=saving,
             remaining=total - step,
             lost=self._lost,
             lost_since_last=self._lost - self._lost_at_last,
@@ -181,4 +186,17 @@ class Rebuilds:
             "compilations": [dict(c) for c in self.compilations],
             "seconds_saved_estimated": self._saved["estimated"],
             "seconds_saved_measured": self._saved["measured"],
+            "why_not_rebuilt": self._why_not_rebuilt(),
         }
+
+    def _why_not_rebuilt(self):
+        """Why there was no rebuild, or `None` if there was, or no need."""
+        if not self._newly_frozen or len(self.compilations) != 1:
+            return None
+        if self.mode != "auto":
+            return f"recompile={self.mode!r}"
+        seconds = self.compilations[0]["seconds"]
+        return (
+            f"a rebuild takes some {seconds:.1f} s, and might have saved "
+            f"{self._missed:.1f} s"
+        )

@@ -12,12 +12,12 @@ def totals(report):
         ("weight-gradient work saved", _saved(report)),
         ("stopped", _stopped(report)),
     ]
-    timing = report.timing or {}
-    for name in ("estimated", "measured"):
-        seconds = timing.get(f"seconds_saved_{name}")
-        if seconds is not None:
-            lines.append((f"time saved, {name}", f"{seconds:,.1f} s"))
-    return lines
+    if report.timing:
+        lines += [
+            ("saved by stopping", _by_stopping(report, report.timing)),
+            ("saved by freezing", _by_freezing(report.timing)),
+        ]
+    return [(label, text) for label, text in lines if text]
 
 
 def headline(report):
@@ -50,6 +50,27 @@ def _stopped(report):
     if report.stopped_step is None:
         return f"no ({ending(report)})"
     return ending(report).removeprefix("stopped ")
+
+
+def _by_stopping(report, timing):
+    left = (report.total_steps or 0) - report.steps
+    if left <= 0:
+        return "nothing"
+    compilations = timing.get("compilations") or [{}]
+    seconds = compilations[0].get("step_seconds_after")
+    time = "" if seconds is None else f", some {left * seconds:,.0f} s"
+    return f"{left:,} steps{time}"
+
+
+def _by_freezing(timing):
+    if timing.get("why_not_rebuilt"):
+        return f"nothing: {timing['why_not_rebuilt']}"
+    measured = timing.get("seconds_saved_measured")
+    if measured is None:
+        return ""
+    rebuilds = sum(c["seconds"] for c in timing["compilations"][1:])
+    of = f", for {rebuilds:,.1f} s of compiling" if rebuilds else ""
+    return f"{measured:,.1f} s{of}"
 
 
 def _of(part, whole):
