@@ -124,9 +124,9 @@ def bytes_of(texts, args):
     return {"token_ids": token_ids, "padding_mask": mask}, targets
 
 
-def from_preset(preset):
+def from_preset(preset, task=keras_hub.models.CausalLM):
     """The model, and what makes its input of texts."""
-    model = keras_hub.models.CausalLM.from_preset(preset)
+    model = task.from_preset(preset)
     preprocessor = model.preprocessor
     model.preprocessor = None
 

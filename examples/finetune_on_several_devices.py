@@ -16,7 +16,9 @@ BBC News as bytes. `--preset` takes one of KerasHub, of the `--family`.
 import os
 
 os.environ["KERAS_BACKEND"] = "jax"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import quiet  # noqa: F401
+
+# isort: split
 
 import time
 
@@ -28,6 +30,7 @@ from data import read_bbc_news
 from data import topics
 from finetune_causal_lm_lora import bytes_of
 from finetune_causal_lm_lora import compile_model
+from finetune_causal_lm_lora import from_preset
 from finetune_causal_lm_lora import small_llama
 
 import keras_grades
@@ -116,16 +119,7 @@ def build(args):
     if args.preset is None:
         return small_llama(), bytes_of
     task = getattr(keras_hub.models, f"{args.family}CausalLM")
-    model = task.from_preset(args.preset)
-    preprocessor = model.preprocessor
-    model.preprocessor = None
-
-    def prepare(texts, args):
-        return preprocessor(
-            texts[: args.examples], sequence_length=args.sequence_length
-        )
-
-    return model, prepare
+    return from_preset(args.preset, task)
 
 
 def print_layout(model):

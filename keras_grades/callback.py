@@ -31,8 +31,10 @@ class GradES(keras.callbacks.Callback):
     """Stops each matrix of a Transformer once it has converged, then `fit()`.
 
     During training it watches every attention projection and every
-    feed-forward matrix. When one has converged, that matrix alone is frozen;
-    when all of them are, training stops. There is no validation pass.
+    feed-forward matrix. At a learning rate that does not decay by itself all
+    are judged together: once they have converged, the rate falls to 0, and
+    blocks freeze from below. Otherwise each matrix freezes by itself. When
+    all are frozen, training stops. There is no validation pass.
 
     For the time of `fit()` the model's optimizer is wrapped in a
     `GradESOptimizer`, and two numbers appear in the logs: `frozen_ratio`, the
@@ -105,14 +107,16 @@ class GradES(keras.callbacks.Callback):
         norm: Norm of a matrix. `"l1"`, the sum of absolute values,
             `"mean_l1"`, their mean, so that one tau fits matrices of every
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.
-        patience: Integer, how many more steps in a row the statistic must be
-            below `tau`. Defaults to `9`, with a monitor of the paper to `0`,
-            with `monitor="transfer"` to a sixth of its horizon.
+        patience: Integer, for how many further steps in a row, after the
+            first, the statistic must be below `tau`. Defaults to `9`, with a
+            monitor of the paper to `0`, with `monitor="transfer"` to a sixth
+            of its horizon.
         horizon: How far `monitor="transfer"` looks. An integer, a number of
             steps, or a float, a number of epochs. By default two epochs, or
-            one where the weights have moved by less than 6% of their norm, as
-            in fine-tuning; half of the planned steps, if that is less; 500
-            steps where neither is known. Other monitors refuse it.
+            half of the planned steps, if that is less, and 500 steps where
+            neither is known; half of that where the weights have moved by
+            less than 6% of their norm, as in fine-tuning. At least 36 steps,
+            or 18. Other monitors refuse it.
             Defaults to `None`.
         cooldown: Length of the annealing before a component freezes. An
             integer, a number of steps, or a float, a multiple of the step at
@@ -135,7 +139,9 @@ class GradES(keras.callbacks.Callback):
         recompile: When to rebuild the train step without frozen components.
             `"always"`, `"never"`, an integer, the number of newly frozen
             components at which to rebuild, or `"auto"`, when that saves more
-            time than it costs. Both are measured in this run. In eager
+            time than it costs. Both are measured in this run; once it is
+            known when each component freezes, the best rebuilds are chosen
+            ahead. In eager
             PyTorch a rebuild costs nothing, and happens at once. Defaults to
             `"auto"`.
         truncate_backward: Boolean, whether to freeze norms, biases and

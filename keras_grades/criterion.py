@@ -44,8 +44,8 @@ class Criterion:
         if converged_at:
             return ""
         return (
-            "None has converged: its statistic must stay below tau. Train "
-            "longer, or use a larger tau."
+            "None has converged: no statistic stayed below tau. Train longer, "
+            "or use a larger tau."
         )
 
     def init(self, n: int) -> dict[str, StateSpec]:
@@ -136,8 +136,9 @@ class Together(Threshold):
     def reason(self, converged_at):
         if not converged_at:
             return (
-                "What was learned still helped, or did not begin to. Train "
-                "longer, or tell how long an epoch is (`steps_per_epoch`)."
+                "What was learned still helped, or nothing was learned yet. "
+                "Train longer, or tell how long an epoch is "
+                "(`steps_per_epoch`)."
             )
         if self.deadline is not None and converged_at >= self.deadline:
             return f"They settled from step {converged_at} on, by the plan."

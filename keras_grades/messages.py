@@ -95,7 +95,7 @@ def settling(since, stop, total_steps):
         total_steps: Integer, the planned steps, or `None`.
     """
     of = _of_total(total_steps)
-    return f"settles from step {since} on, and stops after step {stop}{of}."
+    return f"settles from step {since} on; fit() stops soon after {stop}{of}."
 
 
 def ending(components, step, total_steps, has_stopped, reason):
@@ -108,7 +108,8 @@ def ending(components, step, total_steps, has_stopped, reason):
         has_stopped: Boolean, whether it ended because enough had converged.
         reason: String, of the criterion.
     """
-    how, of = "stopped" if has_stopped else "ended", _of_total(total_steps)
+    is_early = has_stopped and step != total_steps
+    how, of = "stopped" if is_early else "ended", _of_total(total_steps)
     where = f"{how} at step {step}{of}, {_frozen_of(components)}."
     return f"{where} {reason}".rstrip()
 

@@ -12,6 +12,7 @@ from keras_grades import trace
 from keras_grades.backend import backend
 from keras_grades.criterion import NEVER
 from keras_grades.plan import next_look
+from keras_grades.rebuild.ahead import Ahead
 from keras_grades.rebuild.installation import Installation
 from keras_grades.report import FreezeReport
 
@@ -89,7 +90,8 @@ class Run:
         # The last step at which a component has converged, or 0.
         self._converged_at = 0
         self._has_warned = False
-        self._has_said_when = False
+        # When each component comes to rest, once that is known of enough.
+        self._rest_at: np.ndarray | None = None
         # Whether it is one epoch of a loop.
         self._is_open = False
         self.has_begun = False
@@ -223,13 +225,13 @@ class Run:
         newly_frozen = self._note_frozen(state["frozen_at"])
         for line in messages.freezing(self.components, newly_frozen, step):
             self._say(line, level=2, in_epoch=True)
-        self._say_when_it_stops(state["converged_at"])
+        self._see_the_end(state["converged_at"])
         self._compare_with_plan(step)
         if self._is_enough() and not self._model.stop_training:
             self._stop(step)
         # By the time that it takes, which is another one on each host.
         self._rebuild_is_due = backend.agree(
-            self.rebuilds.is_due(step, *self._pending())
+            self.rebuilds.is_due(step, *self._pending(), self._ahead(step))
         )
         self._plan_next_look(step)
 
@@ -335,21 +337,47 @@ class Run:
             )
         self._say(what)
 
-    def _say_when_it_stops(self, converged_at):
-        """Says it once, where what has converged only has to come to rest."""
-        enough = np.sort(converged_at)[-self._enough]
-        if self._has_said_when or not enough or self._is_enough():
+    def _see_the_end(self, converged_at):
+        """Notes, and says, when `fit()` will stop, once that is known.
+
+        That is so once what has converged only has to come to rest.
+        """
+        if self._rest_at is not None or self._is_enough():
             return
-        self._has_said_when = True
+        has_converged = converged_at > 0
+        if np.count_nonzero(has_converged) < self._enough:
+            return
         rest_at = ops.convert_to_numpy(
             self.optimizer.rule.action.rest_at(
                 ops.convert_to_tensor(converged_at)
             )
         )
-        rest_at = np.where(converged_at, rest_at, NEVER)
-        stop = int(np.sort(rest_at)[self._enough - 1])
-        message = messages.settling(int(enough), stop, self.total_steps)
-        self._say(message, in_epoch=True)
+        self._rest_at = np.where(has_converged, rest_at, NEVER)
+        since = np.sort(converged_at[has_converged])[self._enough - 1]
+        self._say(
+            messages.settling(int(since), self._stop_at, self.total_steps),
+            in_epoch=True,
+        )
+
+    @property
+    def _stop_at(self):
+        """Integer, the step after which enough is frozen, once it is known."""
+        return int(np.sort(self._rest_at)[self._enough - 1])
+
+    def _ahead(self, step):
+        """`Ahead`, or `None` while the end is not known."""
+        if self._rest_at is None:
+            return None
+        coming = np.unique(self._rest_at)
+        steps = [step, *coming[(coming > step) & (coming < self._stop_at)]]
+        by_now = self._work.share(self._structural)
+        shares = [
+            self._work.share(self.frozen | (self._rest_at <= s)) - by_now
+            for s in steps
+        ]
+        return Ahead(
+            [int(s) - step for s in steps], shares, self._stop_at - step
+        )
 
     def say_where_it_ends(self):
         """Says it, and why."""

@@ -104,7 +104,7 @@ def test_it_says_when_it_will_stop(share, stop, capsys):
     assert grades.stopped_step == stop
     if stop:
         (line,) = between
-        assert "settles from step 5 on, and stops after step 7 of 20." in line
+        assert "settles from step 5 on; fit() stops soon after 7 of 20." in line
         assert "stopped at step 7 of 20" in end
     else:
         assert not between
@@ -114,7 +114,8 @@ def test_it_says_so_of_the_default_too(capsys):
     grades = GradES(verbose=1)
     fit(grades, batches=30, epochs=2)
     _, line, end = lines_of(capsys)
-    assert "settles from step 48 on, and stops after step 60 of 60." in line
+    assert "settles from step 48 on; fit() stops soon after 60 of 60." in line
+    assert end.startswith("GradES: ended at step 60 of 60")
     assert grades.stopped_step == 60
 
 

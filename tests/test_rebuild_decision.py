@@ -1,15 +1,22 @@
 """When the train step is rebuilt: the rule, and what it promises."""
 
+import itertools
 import math
 
+import keras
 import numpy as np
 import pytest
+import small
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from keras_grades import GradES
+from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.component import Followers
+from keras_grades.rebuild.ahead import Ahead
+from keras_grades.rebuild.ahead import best_rebuilds
 from keras_grades.rebuild.costs import SavingEstimate
 from keras_grades.rebuild.costs import StepWork
 from keras_grades.rebuild.decision import HESITATION
@@ -104,6 +111,52 @@ def test_waits_for_a_share_of_the_cost():
         assert is_due == is_worth_it(
             lost=lost, lost_since_last=lost_since_last, **arguments
         )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.data(),
+    end=st.integers(1, 60),
+    cost=st.floats(0.1, 20),
+)
+def test_the_best_rebuilds_are_the_best_of_all(data, end, cost):
+    steps = data.draw(st.lists(st.integers(0, end), max_size=6, unique=True))
+    steps.sort()
+    savings = data.draw(
+        st.lists(st.floats(0, 3), min_size=len(steps), max_size=len(steps)).map(
+            sorted
+        )
+    )
+
+    def gained(chosen):
+        """Step by step: what the last rebuild so far saves."""
+        saved = -cost * len(chosen)
+        for step in range(end):
+            so_far = [savings[i] for i in chosen if steps[i] <= step]
+            saved += max(so_far, default=0.0)
+        return saved
+
+    places = range(len(steps))
+    every = itertools.chain.from_iterable(
+        itertools.combinations(places, n) for n in range(len(steps) + 1)
+    )
+    best = best_rebuilds(steps, savings, end, cost)
+    assert gained(best) == pytest.approx(max(map(gained, every)))
+    assert best == sorted(set(best))
+
+
+def test_auto_follows_the_best_rebuilds_where_the_end_is_known():
+    def is_due(*ahead):
+        return rebuilds_by("auto").is_due(500, 3, 0.2, Ahead(*ahead))
+
+    # A step of 1 s, half of the share; 10 s to compile.
+    assert is_due([0], [0.2], 101)  # 10.1 s
+    assert not is_due([0], [0.2], 99)
+    # Soon as much again is frozen: one rebuild then is better than two.
+    assert not is_due([0, 10], [0.2, 0.4], 101)
+    assert is_due([0, 150], [0.2, 0.4], 400)
+    # It asks about now, not about what is best later.
+    assert not is_due([0, 50], [0.0, 0.4], 400)
 
 
 class Weight:
@@ -280,3 +333,27 @@ def test_keeps_the_time_of_rebuilds_in_a_row():
     ]
     # With nothing to compare with, nothing is claimed.
     assert timing["seconds_saved_measured"] == 0.0
+
+
+@pytest.mark.parametrize("compiling, rebuilds", [(0, 1), (1000, 0)])
+def test_a_run_rebuilds_when_a_block_has_settled(compiling, rebuilds):
+    """By the plan one block does at step 108, and the other at 120."""
+    model = small.transformer()
+    model.compile(keras.optimizers.Adam(1e-3), small.loss())
+    grades = GradES(verbose=0)
+    now = itertools.count()
+    # Where an epoch begins, where the first step does, and where that ends.
+    first = iter([0, 0])
+    grades.clock = lambda: next(first, compiling) + next(now)
+    x, y = small.data(30)
+    model.fit(x, y, 4, epochs=4, verbose=0, callbacks=[grades])
+    assert {c.frozen_at for c in grades.components} == {108, 120}
+    timing = grades.report.timing
+    if backend.compiles(model):
+        assert len(timing["compilations"]) == 1 + rebuilds
+    if rebuilds and backend.compiles(model):
+        assert timing["compilations"][1]["step"] == 109
+        assert timing["compilations"][1]["frozen"] == 6
+        assert timing["why_not_rebuilt"] is None
+    elif backend.compiles(model):
+        assert "a rebuild takes some 1" in timing["why_not_rebuilt"]

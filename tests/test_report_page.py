@@ -449,14 +449,6 @@ def test_a_notebook_without_matplotlib_shows_the_totals(package, monkeypatch):
     assert picture(text) is None
 
 
-def test_a_notebook_never_shows_a_traceback(monkeypatch):
-    def fail(report):
-        raise RuntimeError
-
-    monkeypatch.setattr("keras_grades.report.picture.draw", fail)
-    assert "components frozen" in report()._repr_html_()
-
-
 def test_a_notebook_needs_neither_bokeh_nor_rich():
     # Keras itself imports rich, so that is forgotten first.
     code = """

@@ -37,7 +37,7 @@ EPOCHS = 20
 """
 ## The monitor
 
-It has three methods. `init` declares the state: a `StateSpec` without a shape stands
+It has three methods, and `get_config` for saving. `init` declares the state: a `StateSpec` without a shape stands
 for one tensor for each variable that is watched, one with a shape for a single
 tensor. `before` looks at the gradients, `after` at the weights once they are updated;
 it returns the statistic and the new state. All that changes from step to step belongs
@@ -114,7 +114,9 @@ model.compile(
 grades = keras_grades.GradES(
     tau=0.13, monitor=Consistency(), alpha=0.1, patience=9, cooldown=0.25
 )
-model.fit(features, labels, 32, epochs=EPOCHS, callbacks=[grades], verbose=2)
+history = model.fit(
+    features, labels, 32, epochs=EPOCHS, callbacks=[grades], verbose=2
+)
 
 """
 `statistic` in the logs is the mean over the components of what `Consistency` returns.

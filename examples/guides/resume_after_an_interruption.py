@@ -60,7 +60,7 @@ def new_model():
 
 def fit(model, *callbacks, **arguments):
     arguments = {"epochs": EPOCHS, "verbose": 0, **arguments}
-    return model.fit(
+    model.fit(
         features,
         labels,
         32,
@@ -83,6 +83,9 @@ fit(new_model(), whole)
 print(freeze_steps(whole))
 
 """
+In a run as short as this all settles by the plan. The state that travels is the same
+in any run: what was measured, the counts, and what is frozen.
+
 ## BackupAndRestore
 
 Name it in the list, before GradES or after it. Here something fails in the middle;
@@ -184,5 +187,5 @@ except RuntimeError:
 ## Moving on
 
 A checkpoint that one backend wrote resumes on the others. One of the very last step
-takes none. State that was saved for other components is refused.
+takes no further step. State that was saved for other components is refused.
 """

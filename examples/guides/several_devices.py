@@ -121,8 +121,8 @@ for component in keras_grades.find_components(model)[:7]:
     print(component.name, kernel.shape, tuple(kernel.value.sharding.spec))
 
 """
-No monitor gathers a matrix: norms are summed where the parts are, and the default one
-compares samples.
+No monitor gathers whole matrices: norms are summed where the parts are, and the
+default compares samples of them.
 
 ## The same decisions
 """
@@ -131,6 +131,12 @@ for grades in (data_parallel, model_parallel):
     print([component.frozen_at for component in grades.components])
 
 data_parallel.report
+
+"""
+Here what was learned helped to the end, so all settled by the plan, and the steps would
+agree in any case. `tests/test_devices.py` compares runs in which matrices freeze at
+steps of their own with those on one device.
+"""
 
 """
 ## Several processes, and other backends

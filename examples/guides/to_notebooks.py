@@ -20,8 +20,14 @@ from nbformat.v4 import new_markdown_cell
 from nbformat.v4 import new_notebook
 
 FOLDER = pathlib.Path(__file__).parent
-# What other packages say of missing GPUs and widgets.
-NOISE = ("absl::InitializeLog()", "oneDNN", "cuda drivers", "tqdm")
+# What other packages say of GPUs, widgets and threads.
+NOISE = (
+    "absl::InitializeLog()",
+    "oneDNN",
+    "cuda drivers",
+    "prefetch_buffer_size",
+    "tqdm",
+)
 HEADER = (
     "Title",
     "Author",

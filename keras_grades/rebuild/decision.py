@@ -1,5 +1,6 @@
 """When to make freezes structural: a rebuilt step is faster, but not free."""
 
+from keras_grades.rebuild.ahead import best_rebuilds
 from keras_grades.rebuild.costs import SavingEstimate
 
 # Of the cost of a rebuild, the share that may be lost before it is paid, once
@@ -131,13 +132,15 @@ class Rebuilds:
             return None
         return sorted(self._step_seconds)[len(self._step_seconds) // 2]
 
-    def is_due(self, step, newly_frozen, share):
+    def is_due(self, step, newly_frozen, share, ahead=None):
         """Whether to rebuild now.
 
         Args:
             step: Integer, the last step taken.
             newly_frozen: Integer, components that are frozen only logically.
             share: Float, the share of a step's work that is done for them.
+            ahead: `Ahead`, or `None` where the rest is not known. Defaults to
+                `None`.
         """
         if newly_frozen > self._newly_frozen:
             self._newly_frozen = newly_frozen
@@ -150,6 +153,8 @@ class Rebuilds:
             return newly_frozen >= self.mode
         if self.step_seconds is None:
             return False
+        if ahead is not None:
+            return self._is_planned(ahead)
         total = float("inf") if self.total_steps is None else self.total_steps
         saving = self._estimate.seconds(share, self.step_seconds)
         if self.total_steps is not None:
@@ -161,6 +166,18 @@ class Rebuilds:
             lost=self._lost,
             lost_since_last=self._lost - self._lost_at_last,
         )
+
+    def _is_planned(self, ahead):
+        """Whether the best rebuilds, as of now, begin with one now."""
+        savings = [
+            self._estimate.seconds(share, self.step_seconds)
+            for share in ahead.shares
+        ]
+        for step, saving in zip(ahead.steps, savings):
+            self._missed = max(self._missed, saving * (ahead.end - step))
+        cost = self.compilations[-1]["seconds"]
+        chosen = best_rebuilds(ahead.steps, savings, ahead.end, cost)
+        return bool(chosen) and ahead.steps[chosen[0]] == 0
 
     def rebuilt(self, newly_frozen, share):
         """Tells that more is structurally frozen now.

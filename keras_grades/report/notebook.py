@@ -25,20 +25,19 @@ def render(report):
 
 
 def _picture(report):
-    """An image, or nothing: a notebook must not show a traceback instead."""
+    """An image, or nothing without matplotlib."""
     try:
         from PIL import Image  # Comes with matplotlib.
 
         from keras_grades.report.picture import draw
-
-        file = io.BytesIO()
-        draw(report).savefig(file, format="png", dpi=DPI)
-        # A third of the size; the colours of the legend stay what they are.
-        image = Image.open(file).convert("RGB")
-        few_colors = image.quantize(method=Image.Quantize.MAXCOVERAGE, kmeans=1)
-        file = io.BytesIO()
-        few_colors.save(file, "png", optimize=True)
-    except Exception:
+    except ImportError:
         return ""
+    file = io.BytesIO()
+    draw(report).savefig(file, format="png", dpi=DPI)
+    # A third of the size; the colours of the legend stay what they are.
+    image = Image.open(file).convert("RGB")
+    few_colors = image.quantize(method=Image.Quantize.MAXCOVERAGE, kmeans=1)
+    file = io.BytesIO()
+    few_colors.save(file, "png", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="freeze report" src="data:image/png;base64,{data}">'

@@ -9,7 +9,7 @@ def totals(report):
     lines = [
         ("components frozen", _of(len(frozen), len(everything))),
         ("parameters frozen", _of(parameters(frozen), parameters(everything))),
-        ("weight-gradient work saved", _saved(report)),
+        ("weight gradients not needed", _saved(report)),
         ("stopped", _stopped(report)),
     ]
     if report.timing:
@@ -42,7 +42,7 @@ def percent(part, whole):
 def _saved(report):
     text = f"up to {report.work_saved:.0%} over the steps run"
     if report.total_steps and report.total_steps > report.steps:
-        text += f", {report.work_saved_of_schedule:.0%} over the schedule"
+        text += f", {report.work_saved_of_schedule:.0%} over the plan"
     return text
 
 
@@ -53,9 +53,11 @@ def _stopped(report):
 
 
 def _by_stopping(report, timing):
-    left = (report.total_steps or 0) - report.steps
-    if left <= 0:
+    if report.stopped_step is None:
         return "nothing"
+    if report.total_steps is None:
+        return ""
+    left = report.total_steps - report.steps
     compilations = timing.get("compilations") or [{}]
     seconds = compilations[0].get("step_seconds_after")
     time = "" if seconds is None else f", some {left * seconds:,.0f} s"
