@@ -28,7 +28,7 @@ demo: .venv/$(if $(filter torch,$(KERAS_BACKEND)),test,demo).stamp
 	$(BIN)/python examples/finetune_text_classifier.py
 
 test: lint package
-	$(MAKE) --jobs=2 --output-sync=target $(BACKENDS:%=test-%) test-oldest-keras
+	$(MAKE) --jobs=3 --output-sync=target $(BACKENDS:%=test-%) test-oldest-keras
 
 test-all:
 	$(MAKE) test MARKERS=

@@ -12,6 +12,7 @@ import keras
 import nbformat
 import numpy as np
 import pytest
+from markers import long_on
 
 GUIDES = pathlib.Path(__file__).parents[1] / "examples/guides"
 # What to run, and with what in place of its settings.
@@ -32,12 +33,6 @@ SMALL = {
 }
 # On several devices: it must be alone in its process, and is for JAX.
 ALONE = {"several_devices": {"EXAMPLES": 128, "EPOCHS": 2}}
-
-
-# They are alike on every backend, but for minutes of compiling.
-def long_if_compiled(test):
-    is_eager = keras.backend.backend() == "torch"
-    return test if is_eager else pytest.mark.long(test)
 
 
 @pytest.fixture
@@ -78,7 +73,7 @@ def test_there_is_a_test_for_each():
     assert names() == {*SMALL, *ALONE}
 
 
-@long_if_compiled
+@long_on("jax", "tensorflow")
 def test_a_classifier(monkeypatch):
     guide, printed = run("fine_tune_a_classifier", monkeypatch)
     assert guide["grades"].stopped_step == 3  # The plan has 4.
@@ -88,7 +83,7 @@ def test_a_classifier(monkeypatch):
     assert isinstance(guide["classifier"].optimizer, keras.optimizers.Adam)
 
 
-@long_if_compiled
+@long_on("jax", "tensorflow")
 def test_lora(monkeypatch):
     guide, printed = run("lora_on_a_causal_lm", monkeypatch)
     roles = [c.role for c in guide["grades"].components]
@@ -98,7 +93,7 @@ def test_lora(monkeypatch):
     assert guide["grades"].stopped_step == 8
 
 
-@long_if_compiled
+@long_on("jax", "tensorflow")
 def test_thresholds(monkeypatch):
     guide, printed = run("thresholds_of_your_own", monkeypatch)
     assert not guide["measured"].report.frozen
@@ -109,6 +104,7 @@ def test_thresholds(monkeypatch):
     assert towers == set(guide["tau"])
 
 
+@long_on("jax", "tensorflow")
 def test_a_monitor(monkeypatch):
     guide, _ = run("a_monitor_of_your_own", monkeypatch)
     statistic = guide["grades"].trace["statistic"]
@@ -118,6 +114,7 @@ def test_a_monitor(monkeypatch):
     assert np.nanmax(statistic[100:]) < 0.6
 
 
+@long_on("jax", "tensorflow")
 def test_resuming(monkeypatch):
     # It asserts by itself that resumed runs freeze as the whole one.
     guide, printed = run("resume_after_an_interruption", monkeypatch)
@@ -127,6 +124,7 @@ def test_resuming(monkeypatch):
     assert "Adam True" in printed
 
 
+@pytest.mark.long
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="It is for JAX.")
 def test_several_devices(tmp_path):
     path = GUIDES / "several_devices.py"

@@ -13,6 +13,7 @@ import sys
 import keras
 import keras_hub
 import pytest
+from markers import long_on
 
 from keras_grades.policy import FreezePolicy
 
@@ -76,6 +77,7 @@ def test_they_need_no_tau(monkeypatch, name):
     )
 
 
+@long_on("tensorflow")
 def test_image_classifier(monkeypatch, tmp_path):
     printed, report = run(
         monkeypatch,
@@ -108,6 +110,7 @@ LORA = (
 )
 
 
+@long_on("tensorflow")
 @pytest.mark.parametrize(
     "more",
     [

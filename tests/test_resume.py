@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import small
+from markers import long_on
 
 import keras_grades
 from keras_grades import GradES
@@ -128,6 +129,7 @@ def test_backup_and_restore(settings, tmp_path):
     check_same(callback, model, settings)
 
 
+@long_on("tensorflow")
 @pytest.mark.parametrize("same_model", [True, False])
 def test_backup_and_restore_before_grades(same_model, tmp_path):
     """It loads before GradES is there, which finds what it is to take."""
@@ -142,6 +144,7 @@ def test_backup_and_restore_before_grades(same_model, tmp_path):
     assert "freeze_state" not in vars(model.optimizer)
 
 
+@long_on("tensorflow")
 def test_backup_and_restore_before_grades_in_the_first_epoch(tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "b", save_freq=2)
@@ -178,6 +181,7 @@ def test_weights_loaded_before_grades(tmp_path):
     assert model.optimizer is optimizer
 
 
+@long_on("tensorflow")
 @pytest.mark.parametrize("same_model", [True, False])
 def test_backup_of_a_plain_training_before_grades(same_model, tmp_path):
     """All of it is restored, and GradES begins where it ends."""
@@ -194,6 +198,7 @@ def test_backup_of_a_plain_training_before_grades(same_model, tmp_path):
     assert int(model.optimizer.iterations) == INTERRUPTED * BATCHES + 9
 
 
+@long_on("tensorflow")
 def test_an_epoch_that_was_restored_long_ago(tmp_path):
     """Keras begins there again, and nothing has been loaded."""
     path = tmp_path / "backup"
@@ -270,6 +275,7 @@ def test_weights_saved_during_training(settings, tmp_path):
     check_same(callback, model, settings)
 
 
+@long_on("tensorflow")
 @pytest.mark.long
 def test_accumulated_gradients_are_resumed(tmp_path):
     """Five micro-batches an epoch, two an update: one is left over."""
@@ -296,6 +302,7 @@ def test_accumulated_gradients_are_resumed(tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@long_on("tensorflow")
 @pytest.mark.parametrize("way", ["model", "weights"])
 def test_loss_scaling_is_saved_with_it(way, tmp_path):
     """Also when the copies of the gradients of what froze are gone."""
@@ -518,6 +525,7 @@ def test_what_was_noted_is_forgotten_once_training_went_on(tmp_path):
     assert callback.trace["step"][0] == 1
 
 
+@long_on("tensorflow")
 def test_saved_again_after_a_resume(tmp_path):
     """With its own optimizer, as after any training."""
     path = tmp_path / "{epoch}.keras"

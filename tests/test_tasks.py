@@ -6,6 +6,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from markers import long_on
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
 
@@ -42,6 +43,7 @@ def test_early_stopping_is_read_off(methods):
     assert methods.replay(accuracies, "accuracy", 3) == (6, 3)
 
 
+@long_on("tensorflow")
 def test_without_grades_it_is_early_stopping_in_fit(methods, task):
     data = task.load(task.examples)
     results = methods.without_grades(task, data, 0)
@@ -168,6 +170,7 @@ def test_what_it_concludes(tasks):
     assert "1 of 1 tasks" in third
 
 
+@long_on("tensorflow")
 def test_conditions(tasks, monkeypatch, tmp_path, task):
     import conditions
 
@@ -210,6 +213,7 @@ def test_conditions_change_what_they_say(tasks, task):
     np.testing.assert_array_equal(others[0][1], task.load(1000)[1][1])
 
 
+@long_on("tensorflow")
 def test_presets(tasks, monkeypatch, tmp_path):
     """They keep the optimizer that KerasHub compiled them with."""
     import presets
@@ -271,6 +275,7 @@ def test_the_command_at_a_constant_rate(tasks, monkeypatch, tmp_path, task):
     assert (tmp_path / f"tasks_constant_{backend}.json").exists()
 
 
+@long_on("tensorflow")
 def test_settled(tasks, monkeypatch, tmp_path, task):
     import settled
 
