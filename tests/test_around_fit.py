@@ -386,7 +386,7 @@ def test_it_logs_where_interactive_logging_is_disabled(caplog):
             assert printed(GradES(verbose=1)) == ""
     finally:
         keras.config.enable_interactive_logging()
-    assert any("GradES: stopped" in message for message in caplog.messages)
+    assert any("GradES: ended" in message for message in caplog.messages)
 
 
 def test_it_does_not_write_into_the_progress_bar():
