@@ -11,6 +11,7 @@ import keras
 import killed
 import numpy as np
 import pytest
+from markers import long_on
 
 SCRIPT = pathlib.Path(__file__).parent / "killed.py"
 # From the first batch: the first epochs, with the compilations in them.
@@ -60,6 +61,7 @@ def check(actual, expected, tolerance=1e-5):
         np.testing.assert_allclose(actual[name], value, atol=tolerance)
 
 
+@long_on("tensorflow")
 def test_killed_once(expected, tmp_path):
     assert kill_until_it_ends(tmp_path, [LONGEST_LIFE / 2]) == 1
     check(load(tmp_path), expected)

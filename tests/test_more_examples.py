@@ -77,7 +77,7 @@ def test_they_need_no_tau(monkeypatch, name):
     )
 
 
-@long_on("tensorflow")
+@long_on("jax", "tensorflow")
 def test_image_classifier(monkeypatch, tmp_path):
     printed, report = run(
         monkeypatch,
@@ -186,6 +186,7 @@ def test_lora_on_a_preset(monkeypatch, tmp_path, gpt2, format):
     check_lora(printed, report, blocks=2)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="it spreads matrices on JAX"
 )

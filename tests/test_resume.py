@@ -388,6 +388,7 @@ def load_in_new_process(path, without):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@long_on("tensorflow")
 def test_files_in_a_new_process(tmp_path):
     model = compiled()
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "during.keras")

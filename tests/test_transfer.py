@@ -8,6 +8,7 @@ import small
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from markers import long_on
 
 from keras_grades import GradES
 from keras_grades import GradESOptimizer
@@ -257,7 +258,9 @@ OPTIMIZERS = {
     [
         # What was learned does not help any more; or it is time.
         ("sgd", "always", 190, 1, 80, None),
-        ("adamw", "never", 20, 6, None, 96),
+        pytest.param(
+            *("adamw", "never", 20, 6, None, 96), marks=long_on("tensorflow")
+        ),
         ("adamw", "always", 20, 3, None, 48),
     ],
 )
