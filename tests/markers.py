@@ -7,14 +7,13 @@ import keras
 import pytest
 
 
-def long_on(*backends):
-    """A mark: the test is a long one on these backends."""
-    if keras.backend.backend() in backends:
-        return pytest.mark.long
-    return lambda test: test
-
-
-def module_long_on(*backends):
-    """The same for a module, as its `pytestmark`."""
+def marks_long_on(*backends):
+    """Marks for a module, as its `pytestmark`, or for `pytest.param`."""
     is_long = keras.backend.backend() in backends
     return [pytest.mark.long] if is_long else []
+
+
+def long_on(*backends):
+    """Decorates a test that is a long one on these backends."""
+    marks = marks_long_on(*backends)
+    return marks[0] if marks else lambda test: test

@@ -12,10 +12,10 @@ import re
 
 import numpy as np
 import pytest
-from markers import module_long_on
+from markers import marks_long_on
 from matplotlib import image
 
-pytestmark = module_long_on("jax", "tensorflow")
+pytestmark = marks_long_on("jax", "tensorflow")
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 STEPS = 60

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from bokeh.document import Document
 from bokeh.models import HoverTool
-from markers import module_long_on
+from markers import marks_long_on
 from matplotlib.image import imread
 from test_report import NAN
 from test_report import TIMING
@@ -27,7 +27,7 @@ from test_report import together
 from keras_grades.component import Component
 
 # A report knows nothing of backends.
-pytestmark = module_long_on("tensorflow")
+pytestmark = marks_long_on("tensorflow")
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 LITTLE_TO_SHOW = {

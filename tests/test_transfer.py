@@ -8,7 +8,7 @@ import small
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
-from markers import long_on
+from markers import marks_long_on
 
 from keras_grades import GradES
 from keras_grades import GradESOptimizer
@@ -259,7 +259,8 @@ OPTIMIZERS = {
         # What was learned does not help any more; or it is time.
         ("sgd", "always", 190, 1, 80, None),
         pytest.param(
-            *("adamw", "never", 20, 6, None, 96), marks=long_on("tensorflow")
+            *("adamw", "never", 20, 6, None, 96),
+            marks=marks_long_on("tensorflow"),
         ),
         ("adamw", "always", 20, 3, None, 48),
     ],
