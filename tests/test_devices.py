@@ -68,6 +68,7 @@ def test_four_devices(tests):
     check(start_tests("on_four_devices.py", 4, tests))
 
 
+@pytest.mark.long
 @only_on("jax")
 @in_parts
 def test_two_processes(tests):

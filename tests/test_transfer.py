@@ -257,7 +257,10 @@ OPTIMIZERS = {
     ("optimizer", "recompile", "steps", "epochs", "turns_at", "deadline"),
     [
         # What was learned does not help any more; or it is time.
-        ("sgd", "always", 190, 1, 80, None),
+        pytest.param(
+            *("sgd", "always", 190, 1, 80, None),
+            marks=marks_long_on("tensorflow"),
+        ),
         pytest.param(
             *("adamw", "never", 20, 6, None, 96),
             marks=marks_long_on("tensorflow"),
