@@ -368,16 +368,15 @@ class Run:
         """`Ahead`, or `None` while the end is not known."""
         if self._rest_at is None:
             return None
+        frozen, stop = self.frozen, self._stop_at
         coming = np.unique(self._rest_at)
-        steps = [step, *coming[(coming > step) & (coming < self._stop_at)]]
+        steps = [step, *coming[(coming > step) & (coming < stop)]]
         by_now = self._work.share(self._structural)
         shares = [
-            self._work.share(self.frozen | (self._rest_at <= s)) - by_now
+            self._work.share(frozen | (self._rest_at <= s)) - by_now
             for s in steps
         ]
-        return Ahead(
-            [int(s) - step for s in steps], shares, self._stop_at - step
-        )
+        return Ahead([int(s) - step for s in steps], shares, stop - step)
 
     def say_where_it_ends(self):
         """Says it, and why."""
