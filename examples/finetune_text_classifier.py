@@ -38,15 +38,14 @@ def main(argv=None):
     args = parse_arguments(argv)
     splits = load_splits(args)
     grades = runs.grades(args)
-    outcome = finetune(args, splits, [grades])
+    outcomes = {"GradES": finetune(args, splits, [grades])}
     print(f"\n{grades.report.summary()}\n")
     runs.save(grades.report, args.output)
-    outcomes = {"GradES": outcome}
     if args.compare:
         outcomes |= finetune_without(args, splits)
     print_outcomes(outcomes)
     if not args.compare:
-        print_what_was_left(outcome, grades.report)
+        print_what_was_left(grades.report)
 
 
 def parse_arguments(argv):
@@ -137,14 +136,12 @@ def print_outcomes(outcomes):
     print("The time is that of fit(), compilation included.")
 
 
-def print_what_was_left(outcome, report):
-    """What plain `fit()` would still have had to do."""
-    left = report.total_steps - outcome.steps
-    compilation = report.timing["compilations"][0]["seconds"]
-    seconds = left * (outcome.seconds - compilation) / outcome.steps
+def print_what_was_left(report):
+    """What plain `fit()` would still have had to do; the report has the time."""
+    left = report.total_steps - report.steps
     print(
-        f"Plain fit() would go on for {left} steps, some {seconds:.0f} s at "
-        "this pace.\n--compare runs it, and EarlyStopping, too."
+        f"Plain fit() would go on for {left} steps: --compare runs it, and "
+        "EarlyStopping."
     )
 
 
