@@ -137,7 +137,7 @@ def print_outcomes(outcomes):
 
 
 def print_what_was_left(report):
-    """What plain `fit()` would still have had to do; the report has the time."""
+    """What plain `fit()` would still have to do; the report has the time."""
     left = report.total_steps - report.steps
     print(
         f"Plain fit() would go on for {left} steps: --compare runs it, and "
