@@ -24,7 +24,7 @@ from keras_grades.report import FreezeReport
 from keras_grades.run import Run
 from keras_grades.start import Options
 from keras_grades.start import new_run
-from keras_grades.train_step import optimizer_place
+from keras_grades.train_step import find_optimizer
 
 
 class GradES(keras.callbacks.Callback):
@@ -133,6 +133,13 @@ class GradES(keras.callbacks.Callback):
             `find_components` finds, a regular expression on names, a list of
             layers or variables, or a function `Component -> bool`. Defaults
             to `None`.
+        optimizer: The optimizer to watch, where `train_step` has several. A
+            string, an attribute of the model such as
+            `"generator_optimizer"`, or several attributes, joined by dots.
+            The optimizer must be built; the components are those that it
+            trains. Refused on JAX, where Keras trains with
+            `model.optimizer` alone. `None` for the one that the model was
+            compiled with. Defaults to `None`.
         max_frozen_ratio: Share of frozen components at which training stops.
             A float in (0, 1]. The host looks after one per cent of the
             planned steps, or 8, if that is less. Defaults to `1.0`.
@@ -187,6 +194,7 @@ class GradES(keras.callbacks.Callback):
         horizon: float | int | None = None,
         cooldown: float | int | None = None,
         components: Selection = None,
+        optimizer: str | None = None,
         max_frozen_ratio: float = 1.0,
         recompile: str | int = "auto",
         truncate_backward: bool = False,
@@ -208,6 +216,7 @@ class GradES(keras.callbacks.Callback):
         )
         self.options = Options(
             components=components,
+            optimizer=optimizer,
             max_frozen_ratio=max_frozen_ratio,
             recompile=recompile,
             truncate_backward=truncate_backward,
@@ -226,9 +235,10 @@ class GradES(keras.callbacks.Callback):
     def set_model(self, model):
         compatibility.check_is_keras(model)
         super().set_model(model)
-        if getattr(model, "optimizer", None) is not None:
+        optimizer = find_optimizer(model, self.options.optimizer_path)
+        if isinstance(optimizer, keras.optimizers.Optimizer):
             # Callbacks that come first may load before `on_train_begin`.
-            resume.take_note(getattr(*optimizer_place(model)))
+            resume.take_note(optimizer)
 
     def on_train_begin(self, logs=None):
         model = self.model

@@ -104,3 +104,39 @@ def check_compiled(model):
             "Call `model.compile(optimizer=..., loss=...)` first. Received: "
             f"{model.name!r}, which is not compiled."
         )
+
+
+def check_named(model, path, optimizer, can_train):
+    """Raises if another optimizer than the compiled one cannot be wrapped.
+
+    Args:
+        model: `keras.Model`.
+        path: String, attributes from the model on, joined by dots.
+        optimizer: What is there, or `None`.
+        can_train: Boolean, whether a `train_step` can train with it.
+    """
+    if not can_train:
+        raise ValueError(
+            "On this backend Keras gives `train_step` the state of "
+            "`model.optimizer` alone, so that no other optimizer can train. "
+            "Compile the model with a `keras.optimizers.MultiOptimizer`, or "
+            f"use TensorFlow or PyTorch. Received: optimizer={path!r}"
+        )
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        has = [
+            name
+            for name, value in vars(model).items()
+            if isinstance(value, keras.optimizers.Optimizer)
+        ]
+        raise ValueError(
+            "`optimizer` must name a `keras.optimizers.Optimizer`: an "
+            "attribute of the model, or a path of attributes. Received: "
+            f"optimizer={path!r}. This model has: {excerpt(has)}"
+        )
+    if not optimizer.built:
+        raise ValueError(
+            "An optimizer that the model is not compiled with must be built, "
+            "so that it is known what it trains. Call "
+            f"`model.{path}.build(variables)` before `fit()`. Received: "
+            f"optimizer={path!r}"
+        )

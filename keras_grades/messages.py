@@ -117,10 +117,10 @@ def ending(components, step, total_steps, has_stopped, reason):
 def few_updates(updates, batches):
     """A warning: the plan counts batches."""
     return (
-        f"GradES has seen {updates} updates of the model's optimizer in "
-        f"{batches} batches. If `train_step` uses other optimizers, GradES "
-        "cannot watch them: `model.optimizer` must be the one that trains. If "
-        "it accumulates gradients by hand, the plan counts too many steps: "
+        f"GradES has seen {updates} updates of its optimizer in {batches} "
+        "batches. If `train_step` uses optimizers of its own, name the one to "
+        "watch: `GradES(optimizer='generator_optimizer')`. If it accumulates "
+        "gradients by hand, the plan counts too many steps: "
         "pass `alpha` as an integer, a number of updates, or use "
         "`gradient_accumulation_steps` of the optimizer."
     )

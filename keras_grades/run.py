@@ -70,6 +70,7 @@ class Run:
             self._after_call,
             clock,
             options.restore_trainable,
+            options.optimizer_path,
         )
         self._model = model
         self._plan = plan

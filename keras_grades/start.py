@@ -3,11 +3,13 @@
 import dataclasses
 from typing import Any
 
+from keras_grades import compatibility
 from keras_grades import resume
 from keras_grades import validation
 from keras_grades.backend import backend
 from keras_grades.discovery.selection import Selection
 from keras_grades.discovery.selection import select
+from keras_grades.keras_internals import optimizers
 from keras_grades.optimizer import GradESOptimizer
 from keras_grades.plan import Plan
 from keras_grades.rebuild.costs import StepWork
@@ -15,8 +17,9 @@ from keras_grades.rebuild.costs import parameters_of
 from keras_grades.rebuild.decision import Rebuilds
 from keras_grades.rebuild.installation import unwrap
 from keras_grades.run import Run
+from keras_grades.train_step import COMPILED
 from keras_grades.train_step import find_grades_optimizer
-from keras_grades.train_step import optimizer_place
+from keras_grades.train_step import find_optimizer
 from keras_grades.truncation import find_followers
 
 
@@ -25,14 +28,27 @@ class Options:
     """The arguments of `GradES` that are no part of the rule."""
 
     components: Selection
+    optimizer: str | None
     max_frozen_ratio: float
     recompile: str | int
     truncate_backward: bool
     restore_trainable: bool
 
     def __post_init__(self):
+        validation.check_optimizer_path(self.optimizer)
         validation.check_max_frozen_ratio(self.max_frozen_ratio)
         validation.check_recompile(self.recompile)
+        if self.optimizer is not None and self.truncate_backward:
+            raise ValueError(
+                "`truncate_backward` goes by what the model's own optimizer "
+                "trains. Use it without `optimizer`. Received: optimizer="
+                f"{self.optimizer!r}, truncate_backward=True"
+            )
+
+    @property
+    def optimizer_path(self) -> str:
+        """The attribute of the model with the optimizer to wrap."""
+        return self.optimizer or COMPILED
 
     def settings(self) -> dict[str, Any]:
         """Those that change what is computed, for the report."""
@@ -57,15 +73,17 @@ def new_run(model, params, policy, options, clock, say):
     Returns:
         `Run`. Nothing is put on the model yet.
     """
+    path = options.optimizer_path
+    named, variables = _named(model, path)
     # Of a model that was compiled so, or saved by version 0.1.
-    saved = find_grades_optimizer(model)
-    optimizer, state = _optimizer_and_state(model, saved)
+    saved = find_grades_optimizer(model, path)
+    optimizer, state = _optimizer_and_state(model, path, saved)
     plan = Plan(
         params.get("steps"),
         params.get("epochs"),
         optimizer.gradient_accumulation_steps or 1,
     )
-    components, _ = policy.thresholds(select(model, options.components))
+    components, _ = policy.thresholds(select(model, options.components, named))
     followers = []
     if options.truncate_backward:
         followers = find_followers(model, components)
@@ -77,11 +95,11 @@ def new_run(model, params, policy, options, clock, say):
         followers=followers,
         **vars(policy),
     )
-    wrapped.build(model.trainable_variables)
+    wrapped.build(variables)
     if state is not None:
         wrapped.load_freeze_state(state)
     if saved is not None:
-        unwrap(model)
+        unwrap(model, path)
     resume.forget(optimizer)
     return Run(
         model,
@@ -100,10 +118,21 @@ def new_run(model, params, policy, options, clock, say):
     )
 
 
-def _optimizer_and_state(model, saved):
+def _named(model, path):
+    """The optimizer to wrap, if other than that of `compile()`, and what it
+    trains."""
+    variables = model.trainable_variables
+    if path == COMPILED:
+        return None, variables
+    named = find_optimizer(model, path)
+    compatibility.check_named(model, path, named, backend.trains_with_others)
+    return named, [v for v in variables if optimizers.knows(named, v)]
+
+
+def _optimizer_and_state(model, path, saved):
     """The optimizer to wrap, and freeze state that it was loaded with."""
     if saved is None:
-        optimizer = getattr(*optimizer_place(model))
+        optimizer = find_optimizer(model, path)
         return optimizer, resume.noted(optimizer)
     state = {}
     saved.save_freeze_state(state)

@@ -5,10 +5,15 @@ they are when it is traced, so after a structural freeze and a new trace the
 frozen ones are out of the backward pass. Only the logs are left to add.
 """
 
+import functools
+
 import keras
 
 from keras_grades.backend import backend
 from keras_grades.optimizer import GradESOptimizer
+
+# The attribute of a model with what it was compiled with.
+COMPILED = "optimizer"
 
 
 class GradESMixin:
@@ -43,23 +48,39 @@ class GradESMixin:
         return with_logs(super().train_step, self)(*args, **kwargs)
 
 
-def with_logs(train_step, model):
+def with_logs(train_step, model, path=COMPILED):
     """The train step of a model, with the logs of its `GradESOptimizer`."""
-    return backend.with_logs(train_step, model, find_grades_optimizer)
+    find = functools.partial(find_grades_optimizer, path=path)
+    return backend.with_logs(train_step, model, find)
 
 
-def find_grades_optimizer(model):
+def find_grades_optimizer(model, path=COMPILED):
     """The model's `GradESOptimizer`, also inside loss scaling, or `None`."""
-    optimizer = getattr(*optimizer_place(model))
+    optimizer = find_optimizer(model, path)
     return optimizer if isinstance(optimizer, GradESOptimizer) else None
 
 
-def optimizer_place(model):
+def find_optimizer(model, path=COMPILED):
+    """The model's optimizer inside loss scaling, or `None`."""
+    try:
+        return getattr(*optimizer_place(model, path))
+    except AttributeError:
+        return None
+
+
+def optimizer_place(model, path=COMPILED):
     """Where the wrapped optimizer goes: object and name of the attribute.
 
     Loss scaling stays outermost, so that what GradES is given is unscaled,
     and finite.
+
+    Args:
+        model: `keras.Model`.
+        path: String, attributes from the model on, joined by dots.
     """
-    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
-        return model.optimizer, "inner_optimizer"
-    return model, "optimizer"
+    *owners, name = path.split(".")
+    owner = functools.reduce(getattr, owners, model)
+    optimizer = getattr(owner, name)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer, "inner_optimizer"
+    return owner, name

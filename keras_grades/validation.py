@@ -156,6 +156,24 @@ def check_horizon(horizon):
         raise ValueError(f"{expected}Received: horizon={horizon!r}")
 
 
+def check_optimizer_path(optimizer):
+    """Raises if `optimizer` is not `None` or a path of attributes."""
+    if optimizer is None:
+        return
+    if not isinstance(optimizer, str):
+        raise TypeError(
+            "`optimizer` must be None or the name of an attribute of the "
+            f"model, a string. Received: optimizer={optimizer!r} of type "
+            f"{type(optimizer).__name__}"
+        )
+    if not all(name.isidentifier() for name in optimizer.split(".")):
+        raise ValueError(
+            "`optimizer` must be the name of an attribute of the model, or "
+            "several, joined by dots, as in 'generator.optimizer'. Received: "
+            f"optimizer={optimizer!r}"
+        )
+
+
 def check_max_frozen_ratio(ratio):
     if not is_real(ratio):
         raise TypeError(

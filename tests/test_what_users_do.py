@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import small
+from elsewhere import Elsewhere
 from hypothesis import HealthCheck
 from hypothesis import given
 from hypothesis import settings
@@ -33,6 +34,12 @@ FREEZES = {
     "truncated": {"tau": 1e30, "alpha": 2, "truncate_backward": True},
 }
 NEVER = {"tau": 1e-30, "alpha": 1}
+# Files that hold the model as a whole, and others. A tree of the state is what
+# `OrbaxCheckpoint` writes.
+MODELS = ("m.keras", "m.h5")
+FILES = (*MODELS, "m.weights.h5", "tree")
+if keras.backend.backend() == "tensorflow":
+    FILES += ("checkpoint",)
 # Not attention: Keras loads that with its parts unfrozen.
 LAYERS = ("block_0_norm_1", "block_0_up", "head")
 X, Y = small.data(3)
@@ -57,6 +64,43 @@ def copy_values(source, target, name):
         variable.assign(np.array(values[name(variable)]))
 
 
+def values(variables):
+    return [np.array(v) for v in variables]
+
+
+def check_equal(variables, expected):
+    for variable, value in zip(variables, expected, strict=True):
+        np.testing.assert_array_equal(np.array(variable), value)
+
+
+def save_as(path, model):
+    """Saves a model, or its state; returns what there is besides the file."""
+    if path.endswith("tree"):
+        return model.get_state_tree(value_format="numpy_array")
+    if path.endswith("checkpoint"):
+        checkpoint_of(model).write(path)
+    elif path.endswith(".weights.h5"):
+        model.save_weights(path)
+    else:
+        model.save(path)
+
+
+def load_from(path, model, saved):
+    """Loads the state of a model."""
+    if path.endswith("tree"):
+        model.set_state_tree(saved)
+    elif path.endswith("checkpoint"):
+        checkpoint_of(model).read(path)
+    else:
+        model.load_weights(path)
+
+
+def checkpoint_of(model):
+    import tensorflow as tf
+
+    return tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+
 def check_freezes(grades):
     """At step 2, where accumulated batches make two."""
     frozen_at = {c.frozen_at for c in grades.components} - {None}
@@ -66,8 +110,9 @@ def check_freezes(grades):
 class Session:
     """A model, and beside it one that takes the plain way."""
 
-    def __init__(self, optimizer, eager):
+    def __init__(self, optimizer, eager, elsewhere):
         self.eager = eager
+        self.elsewhere = elsewhere
         self.models = [small.transformer(blocks=1) for _ in range(2)]
         self.compile(optimizer)
 
@@ -78,6 +123,7 @@ class Session:
             )
             model.optimizer.build(model.trainable_variables)
         self.optimizer = self.models[0].optimizer
+        self.is_exchanged = False
 
     def fit(self, model, *callbacks):
         model.fit(X, Y, 4, shuffle=False, verbose=0, callbacks=list(callbacks))
@@ -106,17 +152,20 @@ class Session:
         grades.restore()
         self.copy()
 
-    def save_and_load(self, path, in_training):
-        """With GradES in training; a new model takes its place."""
-        model = self.models[0]
+    def save_and_load(self, file, in_training):
+        """What is loaded is what was saved, though training went on.
+
+        With GradES in training. A file of a model makes a new one, which
+        takes its place.
+        """
+        model, saved = self.models[0], {}
         with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, path)
+            path = os.path.join(folder, file)
 
             def save(*_):
-                if path.endswith(".weights.h5"):
-                    model.save_weights(path)
-                else:
-                    model.save(path)
+                saved["by"] = save_as(path, model)
+                saved["weights"] = values(model.variables)
+                saved["optimizer"] = values(self.optimizer.variables)
 
             if in_training:
                 at = keras.callbacks.LambdaCallback(on_epoch_end=save)
@@ -125,11 +174,19 @@ class Session:
                 check_freezes(grades)
             else:
                 save()
-            if path.endswith(".weights.h5"):
-                model.load_weights(path)
-            else:
+            self.fit(model)
+            if file in MODELS:
+                is_whole = file == "m.keras" and not self.is_exchanged
                 self.load(path)
+                self.check_elsewhere(path)
+            else:
+                is_whole = True
+                load_from(path, model, saved["by"])
         assert not isinstance(self.optimizer, GradESOptimizer)
+        model = self.models[0]
+        check_equal(model.variables, saved["weights"])
+        if is_whole:
+            check_equal(self.optimizer.variables, saved["optimizer"])
         self.copy()
         # From here on GradES does not go on from the file.
         self.fit_plain()
@@ -152,6 +209,20 @@ class Session:
             model.compile(optimizer, small.loss(), run_eagerly=self.eager)
             optimizer.build(model.trainable_variables)
         self.optimizer = optimizers[0]
+        self.is_exchanged = False
+
+    def check_elsewhere(self, path):
+        """There it is a model like any other."""
+        found = self.elsewhere.load(path, f"{path}.npz")
+        model = self.models[0]
+        np.testing.assert_allclose(
+            found["prediction"],
+            keras.ops.convert_to_numpy(model(X)),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+        trainable = {v.path for v in model.trainable_variables}
+        assert set(found["moved"]) == trainable
 
     def flip(self, layer, optimizer):
         for model in self.models:
@@ -165,6 +236,7 @@ class Session:
             model.optimizer.build(model.trainable_variables)
             model.train_function = None
         self.optimizer = self.models[0].optimizer
+        self.is_exchanged = True
 
     def copy(self):
         """From here on the other model takes the plain way."""
@@ -221,7 +293,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("interrupt"), st.sampled_from([0, 1, 2])),
     st.tuples(
         st.just("save_and_load"),
-        st.sampled_from(["m.keras", "m.h5", "m.weights.h5"]),
+        st.sampled_from(FILES),
         st.booleans(),
     ),
     st.tuples(st.just("flip"), st.sampled_from(LAYERS), optimizers),
@@ -229,8 +301,15 @@ ACTIONS = st.one_of(
 )
 
 
-def go_through(optimizer, eager, actions):
-    session = Session(optimizer, eager)
+@pytest.fixture(scope="module")
+def elsewhere():
+    process = Elsewhere()
+    yield process
+    process.end()
+
+
+def go_through(elsewhere, optimizer, eager, actions):
+    session = Session(optimizer, eager, elsewhere)
     for name, *arguments in actions:
         getattr(session, name)(*arguments)
         session.check()
@@ -255,18 +334,19 @@ def sequences(count, eager, longest):
 
 
 @sequences(30, st.just(True), longest=3)
-def test_any_sequence(optimizer, eager, actions):
-    go_through(optimizer, eager, actions)
+def test_any_sequence(elsewhere, optimizer, eager, actions):
+    go_through(elsewhere, optimizer, eager, actions)
 
 
 @pytest.mark.long
 @sequences(300, st.booleans(), longest=6)
-def test_many_sequences(optimizer, eager, actions):
-    go_through(optimizer, eager, actions)
+def test_many_sequences(elsewhere, optimizer, eager, actions):
+    go_through(elsewhere, optimizer, eager, actions)
 
 
-def test_one_sequence_of_compiled_steps():
+def test_one_sequence_of_compiled_steps(elsewhere):
     go_through(
+        elsewhere,
         "adam",
         False,
         [

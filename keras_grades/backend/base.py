@@ -13,6 +13,9 @@ class Backend:
     # its callbacks.
     builds_late = False
 
+    # Whether a `train_step` can train with optimizers of its own.
+    trains_with_others = True
+
     def norms(self, tensors, norm):
         """The norm of each tensor.
 

@@ -11,6 +11,8 @@ from keras_grades.keras_internals import jax_state
 
 
 class JaxBackend(Backend):
+    trains_with_others = False
+
     def norms(self, tensors, norm):
         tensors = (jnp.asarray(t, "float32") for t in tensors)
         if norm == "l2":

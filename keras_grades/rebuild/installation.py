@@ -4,6 +4,7 @@ from keras_grades.backend import backend
 from keras_grades.keras_internals import jax_state
 from keras_grades.keras_internals import saving
 from keras_grades.rebuild.attached import Attached
+from keras_grades.train_step import COMPILED
 from keras_grades.train_step import GradESMixin
 from keras_grades.train_step import optimizer_place
 from keras_grades.train_step import with_logs
@@ -23,6 +24,7 @@ class Installation(Attached):
             have compiled, the time at which that began, else `None`.
         clock: Function that returns the time in seconds.
         restore_trainable: Boolean, whether flags are set back at the end.
+        path: String, the attribute of the model with its optimizer.
     """
 
     names = (
@@ -34,13 +36,22 @@ class Installation(Attached):
         "train_step",
     )
 
-    def __init__(self, model, optimizer, after_call, clock, restore_trainable):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        after_call,
+        clock,
+        restore_trainable,
+        path=COMPILED,
+    ):
         super().__init__(model)
         self.optimizer = optimizer
         self._after_call = after_call
         self._clock = clock
         self._restore_trainable = restore_trainable
-        self._place = optimizer_place(model)
+        self._path = path
+        self._place = optimizer_place(model, path)
         self._trained = list(model.trainable_variables)
         self._flipped = []
         # What it made: the train step and the function of it.
@@ -140,9 +151,9 @@ class Installation(Attached):
         model = self.model
         if model.train_function is not None and not force:
             return
-        if not isinstance(model, GradESMixin):
+        if self._path != COMPILED or not isinstance(model, GradESMixin):
             # A new function each time: compilers cache traces by function.
-            model.train_step = with_logs(self._train_step, model)
+            model.train_step = with_logs(self._train_step, model, self._path)
         type(model).make_train_function(model, force=True)
         model.train_function = self._reporting(model.train_function)
         self._trainable = _ids(model.trainable_variables)
@@ -221,12 +232,13 @@ class Installation(Attached):
         self._flipped += variables
 
 
-def unwrap(model):
+def unwrap(model, path=COMPILED):
     """Takes off a `GradESOptimizer` for good: its state was taken over."""
-    place = optimizer_place(model)
+    place = optimizer_place(model, path)
     inner = getattr(*place).inner_optimizer
     setattr(*place, inner)
-    saving.compile_with(model, inner)
+    if path == COMPILED:
+        saving.compile_with(model, inner)
     # It may have traced the other optimizer.
     model.train_function = None
 
