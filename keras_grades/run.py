@@ -12,8 +12,8 @@ from keras_grades import trace
 from keras_grades.backend import backend
 from keras_grades.criterion import NEVER
 from keras_grades.plan import next_look
-from keras_grades.rebuild.ahead import Ahead
 from keras_grades.rebuild.installation import Installation
+from keras_grades.rebuild.rebuilder import Rebuilder
 from keras_grades.report import FreezeReport
 
 # With fewer steps than this nothing is said of a plan that is not kept.
@@ -62,7 +62,6 @@ class Run:
         self.total_steps = plan.steps()
         self.stopped_step = None
         self.trace = trace.Trace(0, len(self.components))
-        self.rebuilds = rebuilds
         self.optimizer = optimizer
         self.installation = Installation(
             model,
@@ -72,21 +71,23 @@ class Run:
             options.restore_trainable,
             options.optimizer_path,
         )
+        self.rebuilder = Rebuilder(
+            self.installation,
+            rebuilds,
+            work,
+            self.components,
+            optimizer.followers,
+            clock,
+        )
         self._model = model
         self._plan = plan
         self._options = options
         share = options.max_frozen_ratio
         self._enough = math.ceil(share * len(self.components) - 1e-9)
-        self._work = work
-        self._clock = clock
         self._say = say
-        self._structural = np.zeros(len(self.components), bool)
-        self._rebuild_is_due = False
         # Counted on the host: it does not wait for the device.
         self._batches = 0
         self._next_look = math.inf
-        # The step up to which the time was taken, and when that was.
-        self._timed = 0, 0.0
         self._first_step = 0
         # The last step at which a component has converged, or 0.
         self._converged_at = 0
@@ -118,12 +119,8 @@ class Run:
             self._is_open = earlier.is_in_loop_with(self._plan, epoch)
         self._plan_from(step, epoch)
         self._begin_at(step)
-        # Nothing is compiled yet: to leave out frozen ones costs nothing.
-        self._rebuild_is_due = (
-            self.frozen.any()
-            and self.rebuilds.mode != "never"
-            and not self._model.stop_training
-        )
+        if not self._model.stop_training:
+            self.rebuilder.begin(self.frozen)
 
     def is_in_loop_with(self, plan, epoch):
         """Whether a next `fit()` is one more epoch: nobody knows the last.
@@ -149,7 +146,7 @@ class Run:
         is_as_planned = total_steps == self.total_steps and not self._is_open
         if is_as_planned and self.optimizer.is_planned_from_here:
             return
-        self.total_steps = self.rebuilds.total_steps = total_steps
+        self.total_steps = self.rebuilder.total_steps = total_steps
         self.optimizer.plan(total_steps, self._is_open)
 
     def _begin_at(self, step):
@@ -189,7 +186,7 @@ class Run:
         self._plan, step = other._plan, self.trace.step
         remaining = self._plan.steps(epoch)
         self.total_steps = None if remaining is None else step + remaining
-        self.rebuilds.total_steps = self.total_steps
+        self.rebuilder.total_steps = self.total_steps
         if self.optimizer.extend(self.total_steps, self._is_open):
             self._model.make_train_function(force=True)
         self._begin_at(step)
@@ -207,7 +204,10 @@ class Run:
         """Runs after each call of the train function: one comparison."""
         self._batches += self._model.steps_per_execution
         if first_call_began is not None:
-            self._time_compilation(output, first_call_began)
+            # Waits for the step, and decides nothing: when that is does not
+            # depend on the time.
+            state = backend.read(self.optimizer, self._model, output)
+            self.rebuilder.compiled(int(state["step"]), first_call_began)
         if self._batches >= self._next_look:
             self.look(output)
 
@@ -221,7 +221,7 @@ class Run:
         state = backend.read(self.optimizer, self._model, output)
         step = int(state["step"])
         self._converged_at = int(state["converged_at"].max())
-        self._time_steps(step)
+        self.rebuilder.ran(step, self.frozen)
         self.trace.extend(step, state["trace"])
         newly_frozen = self._note_frozen(state["frozen_at"])
         for line in messages.freezing(self.components, newly_frozen, step):
@@ -230,10 +230,8 @@ class Run:
         self._compare_with_plan(step)
         if self._is_enough() and not self._model.stop_training:
             self._stop(step)
-        # By the time that it takes, which is another one on each host.
-        self._rebuild_is_due = backend.agree(
-            self.rebuilds.is_due(step, *self._pending(), self._ahead(step))
-        )
+        stop = None if self._rest_at is None else self._stop_at
+        self.rebuilder.decide(step, self.frozen, self._rest_at, stop)
         self._plan_next_look(step)
 
     def _compare_with_plan(self, step):
@@ -280,50 +278,14 @@ class Run:
         batches = self._plan.batches_per_step * (next_step - step)
         self._next_look = self._batches + batches
 
-    def _pending(self):
-        """Counts components frozen only logically, and their work."""
-        frozen = self.frozen
-        share = self._work.share(frozen) - self._work.share(self._structural)
-        return np.count_nonzero(frozen & ~self._structural), share
-
-    def _time_compilation(self, output, began):
-        # Waits for the step, and decides nothing: when that is does not
-        # depend on the time.
-        state = backend.read(self.optimizer, self._model, output)
-        self._timed = int(state["step"]), self._clock()
-        self.rebuilds.compiled(self._timed[0], self._timed[1] - began)
-
-    def _time_steps(self, step):
-        last_step, last_time = self._timed
-        now = self._clock()
-        if step > last_step:
-            _, share = self._pending()
-            self.rebuilds.ran(step - last_step, now - last_time, share)
-        self._timed = step, now
-
     def skip_time(self):
         """Leaves out the time since the last look."""
-        self._timed = self.trace.step, self._clock()
+        self.rebuilder.skip_time(self.trace.step)
 
     def rebuild_if_due(self):
         """Makes logical freezes structural, if a rebuild is due."""
-        if not self._rebuild_is_due:
-            return
-        self._rebuild_is_due = False
-        self.rebuilds.rebuilt(*self._pending())
-        self._structural = frozen = self.frozen
-        groups = [c for c, f in zip(self.components, frozen) if f]
-        groups += [f for f in self.optimizer.followers if f.are_frozen(frozen)]
-        self.installation.freeze([v for g in groups for v in g.variables])
-        if not self.rebuilds.rebuilds_left:
-            warnings.warn(
-                "The train step cannot be rebuilt once more, or the compiler "
-                "would give up on it. Components that freeze from here on "
-                "keep their values as exactly, but save no time until the end "
-                "of `fit()`. Use `recompile` with a larger number, to rebuild "
-                "for more components at once.",
-                stacklevel=3,
-            )
+        if self.rebuilder.is_due:
+            self.rebuilder.rebuild(self.frozen)
 
     def _say_where_it_begins(self, step):
         optimizer, total_steps = self.optimizer, self.total_steps
@@ -365,20 +327,6 @@ class Run:
         """Integer, the step after which enough is frozen, once it is known."""
         return int(np.sort(self._rest_at)[self._enough - 1])
 
-    def _ahead(self, step):
-        """`Ahead`, or `None` while the end is not known."""
-        if self._rest_at is None:
-            return None
-        frozen, stop = self.frozen, self._stop_at
-        coming = np.unique(self._rest_at)
-        steps = [step, *coming[(coming > step) & (coming < stop)]]
-        by_now = self._work.share(self._structural)
-        shares = [
-            self._work.share(frozen | (self._rest_at <= s)) - by_now
-            for s in steps
-        ]
-        return Ahead([int(s) - step for s in steps], shares, stop - step)
-
     def say_where_it_ends(self):
         """Says it, and why."""
         self._say(
@@ -407,7 +355,7 @@ class Run:
                 **self._options.settings(),
                 "backend": keras.backend.backend(),
             },
-            timing=self.rebuilds.timing(),
+            timing=self.rebuilder.timing(),
         )
 
 

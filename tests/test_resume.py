@@ -361,7 +361,7 @@ def test_a_first_epoch_without_a_checkpoint():
     callback = grades(tau=1e30, alpha=0.5)
     fit(compiled(), callback, initial_epoch=2)
     assert callback.total_steps == 4 * BATCHES
-    assert callback._run.rebuilds.total_steps == 4 * BATCHES
+    assert callback._run.rebuilder.total_steps == 4 * BATCHES
     assert callback.stopped_step == 2 * BATCHES
 
 
