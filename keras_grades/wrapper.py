@@ -110,7 +110,10 @@ class OptimizerWrapper(TrackedAs, keras.optimizers.Optimizer):
         is_public = not name.startswith("_")
         if inner is not None and (is_public or name in optimizers.FORWARDED):
             return getattr(inner, name)
-        return super().__getattribute__(name)  # Raises as it did.
+        # Not by asking again: Dynamo would come here once more, and again.
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}"
+        )
 
     def __setattr__(self, name, value):
         inner = vars(self).get("inner_optimizer")

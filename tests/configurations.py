@@ -5,6 +5,7 @@ the table of support from them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
@@ -59,7 +60,7 @@ class Configuration:
     name: str
     optimizer: Callable = lambda: optimizers.Adam(0.01)
     plain_optimizer: Callable | None = None
-    model: Callable = small.transformer
+    model: Callable = functools.partial(small.transformer, blocks=1)
     loss: Callable = small.loss
     compile: dict = dataclasses.field(default_factory=dict)
     fit: Callable = arrays()

@@ -28,6 +28,28 @@ elif keras.backend.backend() == "torch":
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of what is alike on every backend, PyTorch runs all.
+
+    The others, where it takes seconds to compile each step, run one in three
+    of a module, not the same ones, and the rest with `make test-all`.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return
+    modules = {}
+    for item in items:
+        names = {mark.name for mark in item.iter_markers()}
+        if "alike" in names and not names & {"everywhere", "long"}:
+            modules.setdefault(item.path, []).append(item)
+    for alike in modules.values():
+        if len(alike) >= 3:
+            for i, item in enumerate(alike):
+                if i % 3 != (backend == "tensorflow"):
+                    item.add_marker("long")
+
+
 @pytest.fixture(autouse=True)
 def _fresh_session():
     """Each test starts from the same names, seed and memory."""

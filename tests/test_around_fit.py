@@ -17,6 +17,8 @@ from keras_grades import GradESOptimizer
 from keras_grades.rebuild.attached import find_installation
 from keras_grades.rebuild.installation import Installation
 
+pytestmark = pytest.mark.alike
+
 HUGE = 1e30
 
 
@@ -91,6 +93,7 @@ def test_nothing_is_left_if_putting_on_fails(attribute, monkeypatch):
     fit(model, GradES(HUGE, alpha=3, verbose=0))
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("recompile", ["always", "never"])
 def test_a_state_tree_has_the_weights_where_they_were(recompile):
     """As `OrbaxCheckpoint` writes it."""
@@ -173,6 +176,7 @@ def test_it_says_when_it_has_fallen_off(change, when):
 # Flags do not stay behind.
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_step_takes_it_off_at_once(error):
     """Others may use the same layers next, in a model of their own."""
@@ -264,6 +268,24 @@ def test_it_passes_for_the_optimizer_that_it_wraps():
     assert not isinstance(alone, keras.optimizers.SGD)
     alone.build(model.trainable_variables)
     assert "components" in alone.get_config()
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="It is about Dynamo."
+)
+def test_dynamo_may_ask_for_what_an_optimizer_does_not_have():
+    import torch
+
+    model = small.transformer(blocks=1)
+    optimizer = GradESOptimizer(
+        keras.optimizers.SGD(), keras_grades.find_components(model)
+    )
+
+    def ask():
+        return getattr(optimizer, "_parent_path", "nothing")
+
+    compiled = torch.compile(ask, backend="eager", fullgraph=True)
+    assert compiled() == ask() == "nothing"
 
 
 def test_a_weight_decay_that_a_callback_sets_is_used():
@@ -488,6 +510,7 @@ def unbuilt(kind=Unbuilt, **arguments):
     return model
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -524,6 +547,7 @@ def test_a_model_that_fit_builds(arguments):
         np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
+@pytest.mark.everywhere
 def test_a_model_that_fit_builds_trains_as_without_it():
     plain, model = unbuilt(), unbuilt()
     keras.utils.set_random_seed(1)
@@ -534,6 +558,7 @@ def test_a_model_that_fit_builds_trains_as_without_it():
         np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
+@pytest.mark.everywhere
 def test_an_interruption_before_the_first_batch_builds_it():
     model, grades = unbuilt(), GradES(verbose=0)
     optimizer = model.optimizer
@@ -551,6 +576,7 @@ def test_an_interruption_before_the_first_batch_builds_it():
     )
 
 
+@pytest.mark.everywhere
 def test_a_model_that_cannot_be_built():
     class Fails(Unbuilt):
         def call(self, x):
@@ -563,6 +589,7 @@ def test_a_model_that_cannot_be_built():
     assert not [name for name in Installation.names if name in vars(model)]
 
 
+@pytest.mark.everywhere
 def test_a_model_is_unfrozen_step_by_step():
     """As the error says that one can."""
     model, grades = compiled(), GradES(1e-30, alpha=1, verbose=0)

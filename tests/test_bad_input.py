@@ -9,6 +9,8 @@ import small
 import keras_grades
 from keras_grades import GradES
 
+pytestmark = pytest.mark.alike
+
 BATCHES, BATCH = 8, 4
 HUGE, TINY = 1e30, 1e-30
 
@@ -60,6 +62,7 @@ class At(keras.callbacks.Callback):
 # Numbers that are not
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_never_freezes(value):
     """As without GradES the weights are NaN then; nothing counts as small."""
@@ -105,6 +108,7 @@ def test_one_component_without_a_finite_gradient(value):
     np.testing.assert_array_equal(frozen_at, [1, 0, 1])
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("bad", [[2, 3, 6]])
 def test_steps_that_loss_scaling_skips_do_not_count(bad):
     """As if the batches whose gradient is not finite had not been there."""
@@ -162,6 +166,7 @@ def test_no_data():
     assert_same(small.weights(model), before)
 
 
+@pytest.mark.everywhere
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
 def test_less_data_than_announced():
     """The grace period stays that of the plan; training just ends."""
@@ -223,6 +228,7 @@ def test_thousands_of_components():
 # A model that is changed under way
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     ("recompile", "synced"),
     [
@@ -318,6 +324,7 @@ def test_layers_that_are_added():
         fit(model, grades, At(3, add))
 
 
+@pytest.mark.everywhere
 def test_weights_that_something_else_sets():
     """They are taken as they are, also those of what is frozen."""
     model = compiled()
@@ -357,6 +364,7 @@ def test_a_component_without_a_gradient_at_some_steps():
     np.testing.assert_array_equal(frozen_at, [3] + [2] * 11)
 
 
+@pytest.mark.everywhere
 def test_data_of_unknown_length():
     """Its end is no step."""
     x, y = small.data(BATCHES, BATCH)

@@ -10,6 +10,8 @@ import keras_grades
 from keras_grades import GradES
 from keras_grades.train_step import find_grades_optimizer
 
+pytestmark = pytest.mark.alike
+
 BATCHES = 10
 HUGE, TINY = 1e30, 1e-30
 
@@ -118,6 +120,7 @@ def test_freezes_structurally():
         assert frozen <= set(non_trainable)
 
 
+@pytest.mark.everywhere
 def test_frozen_weight_gradients_are_no_longer_computed(monkeypatch):
     """The train step, as it is traced, asks for the others only."""
     model = compiled()
@@ -169,6 +172,7 @@ def _flops(model, frozen):
     return cost.cost_analysis()["flops"]
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("recompile", ["always", "never"])
 def test_gives_the_model_back(recompile):
     model = compiled()
@@ -494,6 +498,7 @@ class Mixed(keras_grades.GradESMixin, keras.Model):
     pass
 
 
+@pytest.mark.everywhere
 def test_mixin_without_the_callback():
     plain = small.transformer()
     model = Mixed(plain.inputs, plain.outputs)
@@ -542,6 +547,7 @@ def test_statistic_is_of_the_accumulated_gradient():
     )
 
 
+@pytest.mark.everywhere
 def test_custom_loop_with_the_optimizer():
     """The loop of the docstring, on each backend."""
     model = small.transformer()

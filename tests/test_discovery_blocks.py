@@ -17,6 +17,8 @@ from user_models import USER_MODELS
 
 from keras_grades import find_components
 
+pytestmark = pytest.mark.alike
+
 
 def test_blocks_of_a_graph_are_numbered():
     components = find_components(transformer(3))

@@ -18,6 +18,8 @@ from written_models import subclassed
 
 from keras_grades import find_components
 
+pytestmark = pytest.mark.alike
+
 CREATED = {
     "in_order": ("gate_proj", "up_proj", "down_proj"),
     "back_first": ("down_proj", "gate_proj", "up_proj"),

@@ -14,6 +14,8 @@ from graph_models import graph_parts
 
 from keras_grades import find_components
 
+pytestmark = pytest.mark.alike
+
 
 @pytest.fixture
 def few_to_collect():

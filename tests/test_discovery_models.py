@@ -8,6 +8,8 @@ from user_models import USER_MODELS
 
 from keras_grades import find_components
 
+pytestmark = pytest.mark.alike
+
 
 @pytest.mark.parametrize("kind", USER_MODELS)
 def test_model_of_a_user(kind):

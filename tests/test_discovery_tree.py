@@ -20,6 +20,8 @@ from written_models import subclassed
 
 from keras_grades import find_components
 
+pytestmark = pytest.mark.alike
+
 
 def test_names_go_by_attributes():
     components = find_components(hand_written_attention()[0])

@@ -100,7 +100,7 @@ def run_reference(arguments, tau):
     arguments = dict(arguments)
     optimizer = OPTIMIZERS[arguments.pop("optimizer")]
     clip = CLIPS[arguments.pop("clip")]
-    model = small.transformer()
+    model = small.transformer(blocks=1)
     groups = [c.variables for c in keras_grades.find_components(model)]
     frozen_at, trace = reference.train(
         model,
@@ -138,7 +138,7 @@ def run_fit(
     arguments = dict(arguments)
     optimizer = OPTIMIZERS[arguments.pop("optimizer")]
     clip = CLIPS[arguments.pop("clip")]
-    model = small.transformer()
+    model = small.transformer(blocks=1)
     model.compile(optimizer(**clip), small.loss(), **compile_arguments)
     callback = keras_grades.GradES(
         tau, alpha=alpha, recompile=recompile, verbose=0, **arguments
@@ -190,7 +190,7 @@ COOLING = [
     (case("sgd", "unclipped", "gradient", "l1", patience=0), 4, "never"),
     (
         case("adamw", "clipped", "weight_change", "mean_l1", patience=1),
-        0.5,
+        0.25,
         "always",
     ),
     (
@@ -244,7 +244,7 @@ def test_frozen_means_frozen_bit_for_bit(optimizer, recompile, cooldown):
     tau = middle_tau(
         case(optimizer, "unclipped", "gradient", "mean_l1", patience=0)
     )
-    model = small.transformer()
+    model = small.transformer(blocks=1)
     model.compile(OPTIMIZERS[optimizer](), small.loss())
     grades = keras_grades.GradES(
         tau,
@@ -277,7 +277,7 @@ def test_frozen_means_frozen_bit_for_bit(optimizer, recompile, cooldown):
 
 
 def plain_fit(optimizer, **compile_arguments):
-    model = small.transformer()
+    model = small.transformer(blocks=1)
     model.compile(OPTIMIZERS[optimizer](), small.loss(), **compile_arguments)
     x, y = small.data(STEPS, BATCH)
     model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)

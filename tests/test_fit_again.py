@@ -9,6 +9,8 @@ import keras_grades
 from keras_grades import GradES
 from keras_grades.rebuild.attached import find_installation
 
+pytestmark = pytest.mark.alike
+
 HUGE = 1e30
 # The attention freezes at step 5, in the middle of an epoch of 4 steps; the
 # rest never.
@@ -66,6 +68,7 @@ def check_same_run(model, grades, other_model, other):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -98,6 +101,7 @@ def test_a_loop_of_one_epoch_each_is_one_run(arguments):
     assert len(in_parts.trainable_variables) == len(in_parts.variables)
 
 
+@pytest.mark.everywhere
 @pytest.mark.skipif(not IS_COMPILED, reason="Eager steps trace each time.")
 @pytest.mark.parametrize("recompile", ["never", "always"])
 def test_it_compiles_once(recompile):

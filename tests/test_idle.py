@@ -8,6 +8,8 @@ import small
 import keras_grades
 from keras_grades import GradES
 
+pytestmark = pytest.mark.alike
+
 IDLE = 20
 
 
@@ -57,6 +59,7 @@ def fit(grades, steps, turns, optimizer=None, only_first=False):
     return grades
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -134,6 +137,7 @@ def test_a_nan_gradient_is_measured():
     assert keras.ops.convert_to_numpy(optimizer.frozen_at).tolist() == [4]
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("monitor", ["relative_change", "gradient_change"])
 def test_checks_of_numerics_find_nothing(monitor):
     """No number of ours is NaN or infinite inside the step."""

@@ -9,6 +9,8 @@ import small
 
 from keras_grades import GradES
 
+pytestmark = pytest.mark.alike
+
 HUGE = 1e9
 
 
@@ -38,6 +40,7 @@ class BatchLogs(keras.callbacks.Callback):
         self.logs.append({k: float(v) for k, v in logs.items()})
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("monitor", ["weight_change", "gradient"])
 def test_the_statistic_is_in_the_logs_of_each_step(monitor):
     grades = GradES(1e-30, monitor=monitor, alpha=0, verbose=0)

@@ -21,6 +21,8 @@ from keras_grades.monitors.sample import grid
 from keras_grades.policy import DEFAULTS
 from keras_grades.policy import FreezePolicy
 
+pytestmark = pytest.mark.alike
+
 AUTO = DEFAULTS["relative_change"]
 
 
@@ -65,6 +67,7 @@ SIZES = st.one_of(
 )
 
 
+@pytest.mark.everywhere
 @example([0.0, 0.0, 1.0, 0.0])
 @example([2.0**-90, 2.0**90, 1.0])
 @settings(max_examples=30, deadline=None)
@@ -98,6 +101,7 @@ def test_what_has_shrunk_is_frozen():
     assert freezes_by_itself(sizes[:240])
 
 
+@pytest.mark.everywhere
 def test_what_decays_is_frozen():
     """As with a learning rate that falls to 0, and nothing else."""
     sizes = noisy(np.linspace(1, 0, 1000))

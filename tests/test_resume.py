@@ -118,6 +118,7 @@ def check_same(callback, model, settings):
     assert isinstance(model.optimizer, keras.optimizers.AdamW)
 
 
+@pytest.mark.everywhere
 @each_setting(sample="at_once")
 def test_backup_and_restore(settings, tmp_path):
     def backup():
@@ -249,6 +250,7 @@ def test_checkpoint_of_the_very_stop(way, tmp_path):
     assert int(again.optimizer.iterations) == (INTERRUPTED + 1) * BATCHES
 
 
+@pytest.mark.everywhere
 @each_setting(sample="after_the_interruption")
 def test_model_saved_during_training(settings, tmp_path):
     path = tmp_path / "{epoch}.keras"
@@ -372,6 +374,8 @@ if {without}:
 else:
     import keras_grades
 import keras
+
+pytestmark = pytest.mark.alike
 model = keras.saving.load_model(sys.argv[1])
 optimizer = model.optimizer
 print(json.dumps([type(optimizer).__name__, int(optimizer.iterations)]))
@@ -591,6 +595,7 @@ def test_an_error_does_not_lose_what_was_loaded(tmp_path):
     check_same(callback, model, "at_once")
 
 
+@pytest.mark.everywhere
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="It is TensorFlow's."
 )

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from markers import long_on
 
+pytestmark = pytest.mark.alike
+
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
 
 

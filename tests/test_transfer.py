@@ -21,6 +21,8 @@ from keras_grades.monitors.transfer import Transfer
 from keras_grades.outlook import Outlook
 from keras_grades.policy import FreezePolicy
 
+pytestmark = pytest.mark.alike
+
 SHAPE = (4, 3)
 
 
@@ -59,6 +61,7 @@ def measure(gradients, weights, horizon=12 * LEAST_PART, adapts=False):
     return np.where(found == np.float32(UNDEFINED), np.nan, found)
 
 
+@pytest.mark.everywhere
 @settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**20),
@@ -253,6 +256,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     ("optimizer", "recompile", "steps", "epochs", "turns_at", "deadline"),
     [
@@ -322,6 +326,7 @@ def test_a_rate_that_decays_has_no_deadline():
     assert grades._run.optimizer.rule.criterion.deadline == 48
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -375,6 +380,7 @@ def test_inside_loss_scaling():
     assert scaled == expected and expected[0] < 160  # The deadline.
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("saved_at", [100, 130])
 def test_it_goes_on_from_a_file(tmp_path, saved_at):
     """From before it converges, and from where it settles."""

@@ -14,6 +14,8 @@ from families import FAMILIES
 import keras_grades
 from keras_grades.truncation import find_followers
 
+pytestmark = pytest.mark.alike
+
 VOCABULARY = 20
 STEPS = 8
 BATCH = 4
@@ -272,6 +274,7 @@ def lies_below(path):
     return path.startswith((*EMBEDDING, "block_0_"))
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     ("optimizer", "recompile", "cooldown"),
     [
@@ -361,6 +364,7 @@ class Probe(keras.layers.Layer):
         return gradient
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("truncate_backward", [True, False])
 def test_backward_pass_ends_above(truncate_backward):
     probe, counts = Probe(), []
