@@ -14,6 +14,8 @@ from keras_grades.report import curves
 from keras_grades.report.grid import to_grid
 from keras_grades.report.work import estimate_work_saved
 
+pytestmark = pytest.mark.alike
+
 NAN = float("nan")
 SETTINGS = {
     "monitor": "gradient",
@@ -681,8 +683,6 @@ for name in list(sys.modules):
     if name.split(".")[0] in packages:
         del sys.modules[name]
 import keras_grades.report
-
-pytestmark = pytest.mark.alike
 print({name.split(".")[0] for name in sys.modules} & {*packages})
 """
     run = subprocess.run(

@@ -15,6 +15,8 @@ from markers import long_on
 import keras_grades
 from keras_grades import GradES
 
+pytestmark = pytest.mark.alike
+
 EPOCHS, BATCHES, INTERRUPTED = 6, 5, 3
 # Some freeze before the interruption, some after it, some never.
 TAU = {"block_0.*(query|up)": 1e30, "block_1.*(value|down)": 1e30, "": 1e-30}
@@ -374,8 +376,6 @@ if {without}:
 else:
     import keras_grades
 import keras
-
-pytestmark = pytest.mark.alike
 model = keras.saving.load_model(sys.argv[1])
 optimizer = model.optimizer
 print(json.dumps([type(optimizer).__name__, int(optimizer.iterations)]))
