@@ -18,7 +18,6 @@ from keras_grades.rebuild.decision import Rebuilds
 from keras_grades.rebuild.installation import unwrap
 from keras_grades.run import Run
 from keras_grades.train_step import COMPILED
-from keras_grades.train_step import find_grades_optimizer
 from keras_grades.train_step import find_optimizer
 from keras_grades.truncation import find_followers
 
@@ -74,16 +73,16 @@ def new_run(model, params, policy, options, clock, say):
         `Run`. Nothing is put on the model yet.
     """
     path = options.optimizer_path
-    named, variables = _named(model, path)
+    found, among = _optimizer_and_variables(model, path)
     # Of a model that was compiled so, or saved by version 0.1.
-    saved = find_grades_optimizer(model, path)
-    optimizer, state = _optimizer_and_state(model, path, saved)
+    is_wrapped = isinstance(found, GradESOptimizer)
+    optimizer, state = _unwrapped(found) if is_wrapped else _noted(found)
     plan = Plan(
         params.get("steps"),
         params.get("epochs"),
         optimizer.gradient_accumulation_steps or 1,
     )
-    components, _ = policy.thresholds(select(model, options.components, named))
+    components, _ = policy.thresholds(select(model, options.components, among))
     followers = []
     if options.truncate_backward:
         followers = find_followers(model, components)
@@ -95,10 +94,10 @@ def new_run(model, params, policy, options, clock, say):
         followers=followers,
         **vars(policy),
     )
-    wrapped.build(variables)
+    wrapped.build(model.trainable_variables if among is None else among)
     if state is not None:
         wrapped.load_freeze_state(state)
-    if saved is not None:
+    if is_wrapped:
         unwrap(model, path)
     resume.forget(optimizer)
     return Run(
@@ -118,22 +117,24 @@ def new_run(model, params, policy, options, clock, say):
     )
 
 
-def _named(model, path):
-    """The optimizer to wrap, if other than that of `compile()`, and what it
-    trains."""
-    variables = model.trainable_variables
+def _optimizer_and_variables(model, path):
+    """The optimizer that the model has there, and what it trains, if that is
+    not all."""
+    found = find_optimizer(model, path)
     if path == COMPILED:
-        return None, variables
-    named = find_optimizer(model, path)
-    compatibility.check_named(model, path, named, backend.trains_with_others)
-    return named, [v for v in variables if optimizers.knows(named, v)]
+        return found, None
+    compatibility.check_named(model, path, found, backend.trains_with_others)
+    trainable = model.trainable_variables
+    return found, [v for v in trainable if optimizers.knows(found, v)]
 
 
-def _optimizer_and_state(model, path, saved):
-    """The optimizer to wrap, and freeze state that it was loaded with."""
-    if saved is None:
-        optimizer = find_optimizer(model, path)
-        return optimizer, resume.noted(optimizer)
+def _noted(optimizer):
+    """An optimizer, and freeze state that it was loaded with."""
+    return optimizer, resume.noted(optimizer)
+
+
+def _unwrapped(optimizer):
+    """The optimizer in a `GradESOptimizer`, and the freeze state of that."""
     state = {}
-    saved.save_freeze_state(state)
-    return saved.inner_optimizer, state
+    optimizer.save_freeze_state(state)
+    return optimizer.inner_optimizer, state

@@ -38,6 +38,7 @@ def pytest_collection_modifyitems(items):
     backend = keras.backend.backend()
     if backend == "torch":
         return
+    first = {"jax": 0, "tensorflow": 1}[backend]
     modules = {}
     for item in items:
         names = {mark.name for mark in item.iter_markers()}
@@ -46,7 +47,7 @@ def pytest_collection_modifyitems(items):
     for alike in modules.values():
         if len(alike) >= 3:
             for i, item in enumerate(alike):
-                if i % 3 != (backend == "tensorflow"):
+                if i % 3 != first:
                     item.add_marker("long")
 
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import small
+from small import fit
 
 import keras_grades
 from keras_grades import GradES
@@ -28,31 +29,12 @@ def compiled(model=None, optimizer=None):
     return model
 
 
-def fit(model, *callbacks, batches=6, **arguments):
-    x, y = small.data(batches)
-    arguments = {"verbose": 0, "shuffle": False, **arguments}
-    return model.fit(x, y, 4, callbacks=list(callbacks), **arguments)
-
-
 def check_nothing_is_left(model, optimizer):
     assert model.optimizer is optimizer
     assert find_installation(model) is None
     assert not [name for name in Installation.names if name in vars(model)]
     assert all(v.trainable for v in model.trainable_variables)
     assert len(model.trainable_variables) == len(model.variables)
-
-
-class At(keras.callbacks.Callback):
-    """Does something before a batch, counted from 0."""
-
-    def __init__(self, batch, do):
-        super().__init__()
-        self.batch = batch
-        self.do = do
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == self.batch:
-            self.do(self.model)
 
 
 # It is put on as a whole, or not at all.
@@ -160,7 +142,7 @@ def fit_inside(model):
 @pytest.mark.parametrize("when", ["batch", "epoch"])
 def test_it_says_when_it_has_fallen_off(change, when):
     model, grades = compiled(), GradES(verbose=0)
-    at = At(3, change)
+    at = small.At(3, change)
     if when == "epoch":
         at = keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: epoch == 1 and change(model)
@@ -360,7 +342,11 @@ def test_the_callback_can_be_copied(copied):
 def test_a_copy_in_the_middle_of_training():
     copies, model = [], compiled()
     grades = GradES(HUGE, alpha=3, verbose=0)
-    fit(model, grades, At(2, lambda _: copies.append(copy.deepcopy(grades))))
+    fit(
+        model,
+        grades,
+        small.At(2, lambda _: copies.append(copy.deepcopy(grades))),
+    )
     assert grades.stopped_step == 3
     assert [c.frozen_at for c in copies[0].components] == [None] * 6
     check_nothing_is_left(model, model.optimizer)
@@ -567,7 +553,7 @@ def test_an_interruption_before_the_first_batch_builds_it():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(model, grades, At(0, interrupt))
+        fit(model, grades, small.At(0, interrupt))
     fit(model)
     check_nothing_is_left(model, optimizer)
     assert int(optimizer.iterations) == 6
@@ -602,7 +588,7 @@ def test_a_model_is_unfrozen_step_by_step():
         fit(
             model,
             grades,
-            At(2, lambda model: setattr(below, "trainable", True)),
+            small.At(2, lambda model: setattr(below, "trainable", True)),
             epochs=2,
         )
     grades.restore()

@@ -46,19 +46,6 @@ def assert_same(actual, expected):
         np.testing.assert_array_equal(a, b)
 
 
-class At(keras.callbacks.Callback):
-    """Does something before a batch, counted from 0."""
-
-    def __init__(self, batch, do):
-        super().__init__()
-        self.batch = batch
-        self.do = do
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == self.batch:
-            self.do(self.model)
-
-
 # Numbers that are not
 
 
@@ -88,7 +75,7 @@ def test_what_was_frozen_before_is_safe():
             }
         )
 
-    fit(model, grades, At(3, remember), data=data_with(np.nan, [4]))
+    fit(model, grades, small.At(3, remember), data=data_with(np.nan, [4]))
     for v in model.variables:
         value = keras.ops.convert_to_numpy(v)
         if v.path in frozen:
@@ -246,7 +233,7 @@ def test_flags_that_something_else_flips(recompile, synced):
     def flip(_):
         model.get_layer("block_1_up").trainable = False
 
-    change = At(4, flip)
+    change = small.At(4, flip)
     if not synced:
         # On JAX, to ask for `callback.model` brings the weights up to date.
         change.on_train_batch_begin = lambda batch, logs=None: (
@@ -321,7 +308,7 @@ def test_layers_that_are_added():
 
     grades = GradES(TINY, verbose=0)
     with pytest.raises(ValueError, match="changed during training"):
-        fit(model, grades, At(3, add))
+        fit(model, grades, small.At(3, add))
 
 
 @pytest.mark.everywhere
@@ -336,7 +323,7 @@ def test_weights_that_something_else_sets():
     def set_weights(model):
         model.get_layer("block_0_attention").query_dense.kernel.assign(new)
 
-    fit(model, grades, At(5, set_weights))
+    fit(model, grades, small.At(5, set_weights))
     assert grades.components[0].frozen_at == 2
     kernel = model.get_layer("block_0_attention").query_dense.kernel
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(kernel), new)

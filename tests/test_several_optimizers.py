@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import small
+from small import fit
 
 from keras_grades import GradES
 from keras_grades import GradESOptimizer
@@ -74,31 +75,10 @@ def compiled(**arguments):
     return model
 
 
-def fit(model, *callbacks, **arguments):
-    x, y = small.data(6)
-    model.fit(
-        x,
-        y,
-        4,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-        **arguments,
-    )
-
-
-class FreezeByHand(keras.callbacks.Callback):
+def freeze_by_hand(model):
     """What plain Keras does, in place of GradES."""
-
-    def __init__(self, layer, batch):
-        super().__init__()
-        self.layer = layer
-        self.batch = batch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == self.batch:
-            self.layer.trainable = False
-            self.model.make_train_function(force=True)
+    model.first.get_layer("block_0_down").trainable = False
+    model.make_train_function(force=True)
 
 
 @not_on_jax
@@ -114,7 +94,7 @@ def test_the_optimizer_that_is_named_is_watched(recompile):
         verbose=0,
     )
     fit(model, grades)
-    fit(plain, FreezeByHand(plain.first.get_layer("block_0_down"), 3))
+    fit(plain, small.At(3, freeze_by_hand))
 
     frozen = [c for c in grades.components if c.frozen_at]
     assert [c.frozen_at for c in frozen] == [3]

@@ -6,7 +6,6 @@ import keras
 
 from keras_grades.component import Component
 from keras_grades.discovery import find_components
-from keras_grades.keras_internals import optimizers
 from keras_grades.validation import excerpt
 
 Selection = (
@@ -17,14 +16,14 @@ Selection = (
 )
 
 
-def select(model, selection, optimizer=None):
+def select(model, selection, among=None):
     """Finds the components that a selection asks for.
 
     Args:
         model: A built `keras.Model`.
         selection: As `components` of `GradES`.
-        optimizer: The built `keras.optimizers.Optimizer` that has to train
-            them, or `None`: that of the model, which trains all.
+        among: List of `keras.Variable`, those that are trained, where that
+            is not all of the model. Defaults to `None`.
 
     Returns:
         List of `Component`, in the order in which data meets them.
@@ -34,9 +33,9 @@ def select(model, selection, optimizer=None):
     """
     if not isinstance(selection, (list, tuple)):
         found = find_components(model, include=selection)
-        return _trained_by(optimizer, found)
+        return _trained(among, found)
     wanted = [_variable_ids(item) for item in selection]
-    found = _trained_by(optimizer, find_components(model))
+    found = _trained(among, find_components(model))
     owned = [{id(v) for v in component.variables} for component in found]
     for item, ids in zip(selection, wanted):
         if not any(ids & variables for variables in owned):
@@ -55,20 +54,16 @@ def select(model, selection, optimizer=None):
     return [c for c, variables in zip(found, owned) if variables & wanted]
 
 
-def _trained_by(optimizer, found):
-    if optimizer is None:
+def _trained(among, found):
+    if among is None:
         return found
-    trained = [
-        c
-        for c in found
-        if all(optimizers.knows(optimizer, v) for v in c.variables)
-    ]
+    ids = {id(v) for v in among}
+    trained = [c for c in found if all(id(v) in ids for v in c.variables)]
     if not trained:
         raise ValueError(
             "The optimizer that `optimizer` names trains none of the "
             "components. Was it built with the variables that it is to "
-            f"train? Received: {optimizer.name!r}; found were "
-            f"{excerpt([c.name for c in found])}"
+            f"train? Found were: {excerpt([c.name for c in found])}"
         )
     return trained
 

@@ -43,7 +43,7 @@ class Installation(Attached):
         after_call,
         clock,
         restore_trainable,
-        path=COMPILED,
+        path,
     ):
         super().__init__(model)
         self.optimizer = optimizer
@@ -232,7 +232,7 @@ class Installation(Attached):
         self._flipped += variables
 
 
-def unwrap(model, path=COMPILED):
+def unwrap(model, path):
     """Takes off a `GradESOptimizer` for good: its state was taken over."""
     place = optimizer_place(model, path)
     inner = getattr(*place).inner_optimizer
