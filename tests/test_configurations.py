@@ -62,6 +62,7 @@ def _dynamo_without_inductor(monkeypatch):
         monkeypatch.setattr(torch, "compile", compile_eagerly)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize(("configuration", "way"), cases())
 def test_same_as_a_plain_loop(configuration, way, tmp_path):
     backend = keras.backend.backend()

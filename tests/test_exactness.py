@@ -284,6 +284,7 @@ def plain_fit(optimizer, **compile_arguments):
     return model.get_weights()
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("monitor", MONITORS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_never_freezing_is_plain_training(optimizer, monitor):
@@ -294,6 +295,7 @@ def test_never_freezing_is_plain_training(optimizer, monitor):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("monitor", [*MONITORS, "transfer"])
 def test_never_freezing_is_plain_training_bit_for_bit_when_eager(
     monitor,

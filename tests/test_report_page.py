@@ -27,7 +27,7 @@ from test_report import together
 from keras_grades.component import Component
 
 # A report knows nothing of backends.
-pytestmark = marks_long_on("tensorflow")
+pytestmark = marks_long_on("jax", "tensorflow")
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 LITTLE_TO_SHOW = {
