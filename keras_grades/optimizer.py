@@ -195,7 +195,7 @@ class GradESOptimizer(SavedOptimizer):
         """
         if self.built:
             return
-        backend.check_devices(variables)
+        backend.check_devices(self, variables)
         groups = self.components + self.followers
         for group in groups:
             _bind(group, variables)
@@ -219,9 +219,7 @@ class GradESOptimizer(SavedOptimizer):
         if not isinstance(self.policy.monitor, str):
             taken = {*own, *checkpoint.NAMES}
             try_out(self.rule.monitor, of_monitor, taken, self.components)
-        self._state = State(
-            {**own, **of_monitor}, self.components, self.add_variable
-        )
+        self._state = State(own, of_monitor, self.components, self.add_variable)
 
     def apply(self, grads, trainable_variables=None):
         """Takes one step: measures, updates, puts back, decides.
@@ -231,9 +229,13 @@ class GradESOptimizer(SavedOptimizer):
             trainable_variables: List of `keras.Variable`. Defaults to those
                 that the optimizer was built with.
         """
-        grads, rule = list(grads), self.rule
+        rule = self.rule
         variables = self._variables_to_train(trainable_variables)
+        is_summed = optimizers.sums_as_given(self.inner_optimizer)
+        grads = _summed(grads) if is_summed else list(grads)
         gradients, tracked = self._tracked(grads, variables)
+        if not is_summed:
+            gradients = backend.sum_over_replicas(gradients)
         # Before the update, which counts the batches that it accumulates.
         is_update = optimizers.is_update_step(self.inner_optimizer)
         step = ops.cast(self.own_iterations, "int32") + 1
@@ -250,7 +252,10 @@ class GradESOptimizer(SavedOptimizer):
             zero=optimizers.gradients_reach_others(self.inner_optimizer),
         )
         rate = rule.action.rate(state, step)
-        with optimizers.scaled_learning_rate(self.inner_optimizer, rate):
+        with (
+            optimizers.scaled_learning_rate(self.inner_optimizer, rate),
+            optimizers.summed_already(self.inner_optimizer, is_summed),
+        ):
             self.inner_optimizer.apply(grads, variables)
         if held is not None:
             # Frozen ones are measured, too, so before they are put back.
@@ -365,6 +370,32 @@ class GradESOptimizer(SavedOptimizer):
         super().narrow(variables)
         self._state.keep_only(variables)
 
+    def freeze_structurally(self) -> bool:
+        """Sets what is frozen non-trainable, in a training loop of your own.
+
+        `GradES` does so by itself when that pays. From then on gradients of
+        frozen variables are neither computed nor, with several devices, sent.
+        A step that was compiled must be traced again, with the
+        `model.trainable_variables` that are left, and on PyTorch a
+        `DistributedDataParallel` must be made again:
+
+        ```python
+        if step % 100 == 0 and optimizer.freeze_structurally():
+            replicas = DistributedDataParallel(model)
+        ```
+
+        Returns:
+            Boolean, whether anything was set.
+        """
+        flags = ops.convert_to_numpy(self._frozen_groups())
+        frozen = self._groups.frozen_variables(flags)
+        newly_frozen = [v for v in frozen if v.trainable]
+        for variable in newly_frozen:
+            variable.trainable = False
+        if newly_frozen:
+            self.narrow([v for v in self._trained if v.trainable])
+        return bool(newly_frozen)
+
     def finalize_variable_values(self, var_list):
         """Overwrites weights with their averages, but none that is frozen."""
         flags = ops.convert_to_numpy(self._frozen_groups())
@@ -374,6 +405,13 @@ class GradESOptimizer(SavedOptimizer):
         self.inner_optimizer.finalize_variable_values(var_list)
         for variable, value in zip(frozen, values):
             variable.assign(value)
+
+
+def _summed(gradients):
+    """Gradients as the optimizer will use them, also with several replicas."""
+    given = [g for g in gradients if g is not None]
+    sums = iter(backend.sum_over_replicas(given))
+    return [None if g is None else next(sums) for g in gradients]
 
 
 def _bind(group, variables):

@@ -220,6 +220,7 @@ class Run:
         """
         state = backend.read(self.optimizer, self._model, output)
         step = int(state["step"])
+        backend.check_agreement(self._model, state["frozen_at"])
         self._converged_at = int(state["converged_at"].max())
         self.rebuilder.ran(step, self.frozen)
         self.trace.extend(step, state["trace"])

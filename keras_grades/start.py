@@ -72,6 +72,7 @@ def new_run(model, params, policy, options, clock, say):
     Returns:
         `Run`. Nothing is put on the model yet.
     """
+    backend.check_model(model)
     path = options.optimizer_path
     found, among = _optimizer_and_variables(model, path)
     # Of a model that was compiled so, or saved by version 0.1.
@@ -86,15 +87,16 @@ def new_run(model, params, policy, options, clock, say):
     followers = []
     if options.truncate_backward:
         followers = find_followers(model, components)
-    wrapped = GradESOptimizer(
-        optimizer,
-        components,
-        total_steps=plan.steps(),
-        steps_per_epoch=plan.steps_per_epoch,
-        followers=followers,
-        **vars(policy),
-    )
-    wrapped.build(model.trainable_variables if among is None else among)
+    with backend.scope(model):
+        wrapped = GradESOptimizer(
+            optimizer,
+            components,
+            total_steps=plan.steps(),
+            steps_per_epoch=plan.steps_per_epoch,
+            followers=followers,
+            **vars(policy),
+        )
+        wrapped.build(model.trainable_variables if among is None else among)
     if state is not None:
         wrapped.load_freeze_state(state)
     if is_wrapped:
@@ -106,7 +108,7 @@ def new_run(model, params, policy, options, clock, say):
         plan=plan,
         options=options,
         rebuilds=Rebuilds(
-            options.recompile,
+            options.recompile if backend.can_rebuild(model) else "never",
             plan.steps(),
             rebuild_is_free=not backend.compiles(model),
             max_rebuilds=backend.max_rebuilds(model),

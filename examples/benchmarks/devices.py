@@ -1,35 +1,64 @@
 """What the devices send each other in a step, before and after a freeze.
 
     python examples/benchmarks/devices.py --devices 4
+    KERAS_BACKEND=torch python examples/benchmarks/devices.py --devices 2
 
-On JAX. It counts the bytes of the collective operations in the compiled train
-step: without GradES, with it, and once every second component is frozen
-structurally. `--devices` makes so many out of one CPU.
+It counts the bytes of the collective operations in a train step: without
+GradES, with it, and once every second component is frozen structurally. On
+JAX that is `keras.distribution`, on TensorFlow `tf.distribute`, on PyTorch
+`DistributedDataParallel`, in a process for each device. `--devices` makes so
+many out of one CPU.
 """
 
 import common  # It chooses the backend.
 
 # isort: split
-import contextlib
-import math
+import importlib
 import re
 
-import jax
 import keras
-from keras.src.backend.jax import trainer
 
 import keras_grades
 
+engine = importlib.import_module(f"devices_{keras.backend.backend()}")
+
 FREEZE_AT, STEPS = 2, 5
-KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-# Each matrix of a BERT is shared as the heads and the hidden units are.
-LAYOUTS = {
-    ".*(query|key|value)/kernel": (None, "model", None),
-    ".*attention_output/kernel": ("model", None, None),
-    ".*intermediate_dense/kernel": (None, "model"),
-    ".*intermediate_dense/bias": ("model",),
-    ".*output_dense/kernel": ("model", None),
-}
+
+
+class Task:
+    """What is trained: one of the models in `common.py`, on random tokens."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def build(self):
+        return common.compile_model(common.build(self.name))
+
+    def batch(self):
+        return next(common.batches())
+
+    def half(self, model):
+        """Every second component."""
+        return keras_grades.find_components(model)[::2]
+
+    def policy(self, model):
+        """Arguments of a run in which that half freezes at once."""
+        names = "|".join(re.escape(c.name) for c in self.half(model))
+        return {
+            "tau": {f"^({names})$": 1e30, "": 1e-30},
+            "alpha": FREEZE_AT,
+        }
+
+    def half_frozen(self, model):
+        """The callback of that run."""
+        return keras_grades.GradES(
+            **self.policy(model), recompile="always", verbose=0
+        )
+
+    def fit(self, model, data, *callbacks):
+        model.fit(
+            data, steps_per_epoch=STEPS, verbose=0, callbacks=[*callbacks]
+        )
 
 
 def main(argv=None):
@@ -38,14 +67,14 @@ def main(argv=None):
     parser.add_argument(
         "--parallel",
         nargs="+",
-        choices=["data", "model"],
-        default=["data", "model"],
+        choices=engine.PARALLEL,
+        default=list(engine.PARALLEL),
         help="what is shared: batches only, or matrices, too",
     )
     parser.set_defaults(models=["wide"])
     args = parser.parse_args(argv)
     if args.devices:
-        jax.config.update("jax_num_cpu_devices", args.devices)
+        engine.make(args.devices)
     rows = [
         measure(model, parallel)
         for model in args.models
@@ -55,95 +84,19 @@ def main(argv=None):
 
 
 def measure(name, parallel):
-    keras.distribution.set_distribution(distribution(parallel))
-    with compiled_steps() as plain:
-        fit(common.compile_model(common.build(name)))
-    model = common.compile_model(common.build(name))
-    half = keras_grades.find_components(model)[::2]
-    names = "|".join(re.escape(c.name) for c in half)
-    grades = keras_grades.GradES(
-        tau={f"^({names})$": 1e30, "": 1e-30},
-        alpha=FREEZE_AT,
-        recompile="always",
-        verbose=0,
-    )
-    with compiled_steps() as steps:
-        fit(model, grades)
-    keras.distribution.set_distribution(None)
-    sent = [total(text) for text in (*plain, *steps)]
-    parameters = sum(math.prod(v.shape) for v in model.trainable_variables)
+    task = Task(name)
+    devices, (plain, watched, frozen) = engine.sent(task, parallel)
+    half = task.half(task.build())
     return {
         "model": name,
         "parallel": parallel,
-        "devices": jax.device_count(),
-        "plain bytes": sent[0],
-        "added bytes": sent[1] - sent[0],
-        "half frozen bytes": sent[2],
-        "ratio": sent[2] / sent[0],
-        "parameters left": 1 - sum(c.size for c in half) / parameters,
+        "devices": devices,
+        "plain bytes": plain,
+        "added bytes": watched - plain,
+        "half frozen bytes": frozen,
+        "ratio": frozen / plain,
+        "frozen gradients": 4 * sum(c.size for c in half),
     }
-
-
-def distribution(parallel):
-    devices = keras.distribution.list_devices()
-    if parallel == "data":
-        return keras.distribution.DataParallel(devices=devices)
-    mesh = keras.distribution.DeviceMesh(
-        (len(devices) // 2, 2), ("batch", "model"), devices
-    )
-    layout_map = keras.distribution.LayoutMap(mesh)
-    for path, layout in LAYOUTS.items():
-        layout_map[path] = layout
-    return keras.distribution.ModelParallel(
-        layout_map=layout_map, batch_dim_name="batch"
-    )
-
-
-def fit(model, *callbacks):
-    model.fit(
-        common.batches(),
-        steps_per_epoch=STEPS,
-        verbose=0,
-        callbacks=[*callbacks],
-    )
-
-
-@contextlib.contextmanager
-def compiled_steps():
-    """A list, to which the text of each compiled step of Keras is added."""
-    texts, jit = [], trainer.jit
-
-    def recording_jit(function, **arguments):
-        jitted, made = jit(function, **arguments), []
-
-        def call(*values):
-            if not made:
-                made.append(jitted.lower(*values).compile())
-                texts.append(made[0].as_text())
-            return made[0](*values)
-
-        return call
-
-    trainer.jit = recording_jit
-    try:
-        yield texts
-    finally:
-        trainer.jit = jit
-
-
-def collectives(text):
-    """Lists of bytes, by the kind of the collective operation."""
-    found = {}
-    for types, kind in re.findall(rf" = (.*?) ({KINDS})(?:-start)?\(", text):
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", types):
-            bits = 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype))
-            entries = math.prod(map(int, filter(None, shape.split(","))))
-            found.setdefault(kind, []).append(bits // 8 * entries)
-    return found
-
-
-def total(text):
-    return sum(sum(sizes) for sizes in collectives(text).values())
 
 
 if __name__ == "__main__":

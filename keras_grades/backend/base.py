@@ -1,5 +1,6 @@
 """What the backends have in common: variables are trained where they are."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -47,6 +48,16 @@ class Backend:
         """Whether to branch on a tensor costs less than it saves."""
         del tensor
         return True
+
+    def scope(self, model):
+        """A context in which variables are made that belong to a model."""
+        del model
+        return contextlib.nullcontext()
+
+    def sum_over_replicas(self, gradients):
+        """The gradients that the optimizer will use, where it adds up those
+        of several replicas."""
+        return gradients
 
     def gradient_values(self, gradient):
         """The dense tensor in a gradient, which may be sparse."""
@@ -101,9 +112,28 @@ class Backend:
         """Assigns an array of the host, the same on each of several."""
         variable.assign(value)
 
-    def agree(self, decision):
+    def agree(self, model, decision):
         """What the first process has decided, on all that train together."""
+        del model
         return decision
+
+    def check_agreement(self, model, frozen_at):
+        """Raises if processes that train together have parted.
+
+        Args:
+            model: The model.
+            frozen_at: Integer array of shape `(n,)`, of this process.
+        """
+        del model, frozen_at
+
+    def renew(self, model):
+        """Gives up what goes by the flags as they were, after a change.
+
+        Returns:
+            Boolean, whether Keras has to make its train function again, too.
+        """
+        del model
+        return False
 
     def sync(self, model):
         """Brings the variables up to date in the middle of `fit()`."""
@@ -148,9 +178,23 @@ class Backend:
         """
         raise NotImplementedError
 
-    def check_devices(self, variables):
-        """Raises if variables are where GradES cannot follow them."""
-        del variables
+    def check_model(self, model):
+        """Raises, or warns, if `fit()` cannot train a model where it is."""
+        del model
+
+    def check_devices(self, optimizer, variables):
+        """Raises if GradES cannot follow variables to where they are.
+
+        Args:
+            optimizer: `GradESOptimizer`, not yet built.
+            variables: List of `keras.Variable`, those it is built with.
+        """
+        del optimizer, variables
+
+    def can_rebuild(self, model):
+        """Whether the train step may be rebuilt without frozen variables."""
+        del model
+        return True
 
     def compiles(self, model):
         """Whether to rebuild the train step costs a compilation."""

@@ -78,8 +78,8 @@ class JaxBackend(Backend):
             )
         variable.assign(value)
 
-    def agree(self, decision):
-        """What the first process has decided, on all that train together."""
+    def agree(self, model, decision):
+        del model
         distribution = keras.distribution.distribution()
         if distribution is None:
             return decision

@@ -3,6 +3,13 @@
 import tensorflow as tf
 
 from keras_grades.backend.base import Backend
+from keras_grades.keras_internals import optimizers
+
+# The strategies that keep each variable on all replicas, all alike.
+MIRRORED = (
+    tf.distribute.MirroredStrategy,
+    tf.distribute.MultiWorkerMirroredStrategy,
+)
 
 
 class TensorFlowBackend(Backend):
@@ -33,25 +40,63 @@ class TensorFlowBackend(Backend):
     def is_end_of_data(self, error):
         return isinstance(error, (StopIteration, tf.errors.OutOfRangeError))
 
-    def check_devices(self, variables):
-        """Refuses several replicas, of which the optimizer would see one."""
-        strategies = [tf.distribute.get_strategy()]
-        # It may be built outside of the scope that the model was made in.
-        strategies += [
-            v.value.distribute_strategy
-            for v in variables
-            if hasattr(v.value, "distribute_strategy")
-        ]
-        for strategy in strategies:
-            replicas = strategy.num_replicas_in_sync
-            if replicas > 1:
+    def scope(self, model):
+        return _strategy_of(model.variables).scope()
+
+    def sum_over_replicas(self, gradients):
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return gradients
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+
+    def check_model(self, model):
+        strategy = model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+        if replicas > 1 and model.steps_per_execution > 1:
+            raise ValueError(
+                "Keras cannot take several steps in one execution with "
+                "several replicas. Compile the model with "
+                "`steps_per_execution=1`. Received: steps_per_execution="
+                f"{model.steps_per_execution}, {type(strategy).__name__} with "
+                f"{replicas} replicas"
+            )
+
+    def check_devices(self, optimizer, variables):
+        """Refuses what Keras, or GradES, cannot do with several replicas."""
+        strategy = _strategy_of(variables)
+        replicas = strategy.num_replicas_in_sync
+        if replicas == 1:
+            return
+        received = f"{type(strategy).__name__} with {replicas} replicas"
+        if not isinstance(strategy, MIRRORED):
+            raise ValueError(
+                "With several replicas GradES needs a strategy that keeps all "
+                "variables on each of them: `tf.distribute.MirroredStrategy`, "
+                "or, in a loop of your own, `MultiWorkerMirroredStrategy`. "
+                f"Received: {received}"
+            )
+        inner = optimizers.inner_optimizers(optimizer.inner_optimizer)
+        for counter in map(optimizers.counter, (optimizer, *inner)):
+            if _marked_strategy(counter) is not strategy:
                 raise ValueError(
-                    "GradES cannot measure under a `tf.distribute` strategy "
-                    "with several replicas: the optimizer sees the gradients "
-                    f"of one only. Received: {type(strategy).__name__} with "
-                    f"{replicas} replicas. Train on one replica, or use "
-                    "`keras.distribution` on the JAX backend."
+                    "Make the `GradESOptimizer`, and the optimizer in it, "
+                    "where the variables of the model were made: inside "
+                    f"`strategy.scope()`. Received: variables of {received}"
                 )
+        optimizers.check_replicas(optimizer.inner_optimizer, received)
+
+
+def _strategy_of(variables):
+    """The `tf.distribute.Strategy` that variables were made under.
+
+    Those of one replica may not tell; then it is the present one.
+    """
+    marked = filter(None, map(_marked_strategy, variables))
+    return next(marked, tf.distribute.get_strategy())
+
+
+def _marked_strategy(variable):
+    return getattr(variable.value, "distribute_strategy", None)
 
 
 def _is_sparse(gradient):

@@ -1,10 +1,14 @@
 """PyTorch: the step is eager, or traced by `torch.compile`."""
 
 import math
+import warnings
 
+import keras
 import torch
+from torch import distributed
 
 from keras_grades.backend.base import Backend
+from keras_grades.keras_internals import ddp
 
 
 class TorchBackend(Backend):
@@ -30,8 +34,63 @@ class TorchBackend(Backend):
         """
         return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
+    def agree(self, model, decision):
+        replicas = ddp.of(model)
+        if replicas is None:
+            return decision
+        said, group = [decision], replicas.process_group
+        first = distributed.get_global_rank(group, 0)
+        distributed.broadcast_object_list(said, first, group)
+        return said[0]
+
+    def check_agreement(self, model, frozen_at):
+        """Raises if processes that train together have parted.
+
+        Each decides for itself, from the same gradients. On unlike hardware
+        these may differ in their last bits.
+        """
+        replicas = ddp.of(model)
+        if replicas is None:
+            return
+        group = replicas.process_group
+        found = [None] * distributed.get_world_size(group)
+        distributed.all_gather_object(found, frozen_at.tolist(), group)
+        if any(each != found[0] for each in found):
+            raise RuntimeError(
+                "The processes have frozen different matrices, so that their "
+                "weights differ from here on. They must run on the same kind "
+                "of device, with the same settings. Received, the step at "
+                f"which each component froze in each process: {found}"
+            )
+
+    def renew(self, model):
+        """A `DistributedDataParallel` waits for all that it was made with."""
+        if ddp.of(model) is None:
+            return False
+        ddp.discard(model)
+        return True
+
+    def check_model(self, model):
+        _check_whole(model.parameters())
+        if _processes() > 1 and ddp.of(model) is None:
+            warnings.warn(
+                f"There are {_processes()} processes, and `fit()` of Keras "
+                f"{keras.__version__} trains a model of its own in each, "
+                "unless your `train_step` adds up their gradients. Keras "
+                "3.16 does. What GradES freezes here stays in the backward "
+                "pass: `DistributedDataParallel` would wait for it.",
+                stacklevel=2,
+            )
+
+    def can_rebuild(self, model):
+        return _processes() == 1 or ddp.of(model) is not None
+
+    def check_devices(self, optimizer, variables):
+        _check_whole([v.value for v in variables])
+
     def compiles(self, model):
-        return bool(model.jit_compile)
+        """Also where no code is: a `DistributedDataParallel` is made anew."""
+        return bool(model.jit_compile) or ddp.of(model) is not None
 
     def max_rebuilds(self, model):
         """How often the train step may be rebuilt in one `fit()`.
@@ -40,10 +99,34 @@ class TorchBackend(Backend):
         log, when it has compiled one function too often. Each rebuild is two
         times: when gradients are no longer asked for, and when they are gone.
         """
-        if not self.compiles(model):
+        if not model.jit_compile:
             return math.inf
         limit = torch._dynamo.config.recompile_limit
         return max(limit // 2 - 1, 0)
+
+
+def _processes():
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    return 1
+
+
+def _check_whole(parameters):
+    """Refuses parameters of which each process has a part."""
+    if _processes() == 1:
+        return
+    from torch.distributed.tensor import DTensor  # It takes a second.
+
+    shared = [p for p in parameters if isinstance(p, DTensor)]
+    if shared:
+        raise ValueError(
+            "GradES cannot train parameters that are spread over processes on "
+            "PyTorch (`DTensor`, as of FSDP2 or "
+            "`keras.distribution.ModelParallel`). Use "
+            "`DistributedDataParallel`, or the JAX backend. Received: "
+            f"{len(shared)} of them, the first of shape "
+            f"{tuple(shared[0].shape)}"
+        )
 
 
 def norms_at_once(tensors, norm):

@@ -10,6 +10,7 @@ __all__ = [
     "ScheduleCalls",
     "averages",
     "build_without_state",
+    "check_replicas",
     "counter",
     "gradients_reach_others",
     "inner_gradients",
@@ -22,6 +23,8 @@ __all__ = [
     "scaled_learning_rate",
     "schedules_of",
     "set_trainable",
+    "summed_already",
+    "sums_as_given",
     "uses_averages",
     "widen",
 ]
@@ -108,22 +111,74 @@ def scaled_learning_rate(optimizer, share):
         share: Float scalar tensor, or `None`: all of it.
     """
     scaled = [] if share is None else inner_optimizers(optimizer)
-    for inner in scaled:
-        _scale(inner, inner._get_current_learning_rate, share)
+
+    def reading_of(inner):
+        read = type(inner)._get_current_learning_rate
+
+        def read_scaled():
+            rate = keras.ops.convert_to_tensor(read(inner))
+            return rate * keras.ops.cast(share, rate.dtype)
+
+        return read_scaled
+
+    with _replaced("_get_current_learning_rate", scaled, reading_of):
+        yield
+
+
+def sums_as_given(optimizer):
+    """Whether replicas add up the gradients that they were given.
+
+    Keras clips those of one replica before it adds them up. Only on
+    TensorFlow there are several.
+    """
+    return not any(
+        inner.clipnorm or inner.clipvalue or inner.global_clipnorm
+        for inner in inner_optimizers(optimizer)
+    )
+
+
+@contextlib.contextmanager
+def summed_already(optimizer, is_so):
+    """Has an optimizer take gradients for sums over all replicas."""
+    inner = inner_optimizers(optimizer) if is_so else []
+    with _replaced("_all_reduce_sum_gradients", inner, lambda _: list):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(method, optimizers, replacement_of):
+    """Replaces a method of optimizers, each by what a function returns."""
+    for optimizer in optimizers:
+        _set(optimizer, method, replacement_of(optimizer))
     try:
         yield
     finally:
-        for inner in scaled:
-            del inner._get_current_learning_rate
+        for optimizer in optimizers:
+            # Replicas take turns in the same lines: one comes first.
+            vars(optimizer).pop(method, None)
 
 
 @no_automatic_dependency_tracking
-def _scale(optimizer, read, share):
-    def read_scaled():
-        rate = keras.ops.convert_to_tensor(read())
-        return rate * keras.ops.cast(share, rate.dtype)
+def _set(optimizer, name, value):
+    setattr(optimizer, name, value)
 
-    optimizer._get_current_learning_rate = read_scaled
+
+def check_replicas(optimizer, received):
+    """Raises where Keras cannot train several replicas with an optimizer.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        received: String, the strategy, for the message.
+    """
+    for inner in inner_optimizers(optimizer):
+        for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+            if getattr(inner, name):
+                raise ValueError(
+                    f"Keras cannot train several replicas with `{name}`: its "
+                    "optimizer would update them inside a branch, which "
+                    "TensorFlow refuses. Do without, or train on one replica. "
+                    f"Received: {name}={getattr(inner, name)}, {received}"
+                )
 
 
 def is_update_step(optimizer):

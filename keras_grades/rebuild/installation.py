@@ -54,6 +54,8 @@ class Installation(Attached):
         self._place = optimizer_place(model, path)
         self._trained = list(model.trainable_variables)
         self._flipped = []
+        # Whether Keras must make its own train function again afterwards.
+        self._is_renewed = False
         # What it made: the train step and the function of it.
         self._made = None
         # If not `None`, the next step is not taken, and these are its logs.
@@ -139,12 +141,17 @@ class Installation(Attached):
             variable.trainable = trainable
 
     def _restore_flags(self):
-        if self._restore_trainable:
+        if self._restore_trainable and self._flipped:
             self._set_flags(True)
+            self._renew()
+
+    def _renew(self):
+        self._is_renewed |= backend.renew(self.model)
 
     def _restore_train_function(self):
         # With other flags, the function of an earlier `fit()` does not fit.
         unchanged = self._restore_trainable or not self._flipped
+        unchanged = unchanged and not self._is_renewed
         self.model.train_function = self._train_function if unchanged else None
 
     def _make_train_function(self, force=False):
@@ -222,12 +229,14 @@ class Installation(Attached):
             for variable in variables:
                 variable.trainable = False
             self.optimizer.narrow(self.model.trainable_variables)
+            self._renew()
             self.model.make_train_function(force=True)
         except BaseException:
             # What Keras does on its way out goes by the flags.
             for variable in variables:
                 variable.trainable = True
             self.optimizer.narrow(self.model.trainable_variables)
+            self._renew()
             raise
         self._flipped += variables
 

@@ -89,7 +89,7 @@ class Rebuilder:
             ahead = self._ahead(step, frozen, rest_at, stop)
         is_due = self._rebuilds.is_due(step, *self._pending(frozen), ahead)
         # It goes by the time, which is another one on each host.
-        self.is_due = backend.agree(is_due)
+        self.is_due = backend.agree(self._installation.model, is_due)
 
     def rebuild(self, frozen):
         """Makes logical freezes structural.
