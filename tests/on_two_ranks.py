@@ -176,8 +176,9 @@ def test_a_freeze_before_the_last_step():
 
 @pytest.mark.parametrize("with_grades", [False, True])
 def test_a_second_fit_reduces_all_again(with_grades):
-    model = build()
-    fit(model, GradES(TAU, alpha=2, recompile="always", verbose=0))
+    grades, model = GradES(TAU, alpha=2, recompile="always", verbose=0), build()
+    fit(model, grades)
+    assert set(frozen_at(grades)) == {2, None}
     before, callbacks = small.weights(model), []
     if with_grades:
         callbacks = [GradES(TINY, alpha=2, verbose=0)]

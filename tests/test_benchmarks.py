@@ -67,6 +67,23 @@ def test_memory(run):
         assert row["ratio"] == row["added bytes"] / row["tracked bytes"]
 
 
+def test_devices_on_paper(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    paper = importlib.import_module("devices_on_paper")
+    small, large = paper.MODELS
+    # As the cards of the models say.
+    assert small.weights == pytest.approx(1.24e9, rel=0.005)
+    assert large.weights == pytest.approx(70.6e9, rel=0.005)
+    where, sent = paper.sent(small, devices=2, frozen=0)
+    # Each of two sends half, to be added up, and then the sums of the other.
+    assert sent == 2 * small.weights
+    where, less = paper.sent(small, devices=2, frozen=1)
+    assert sent - less == 2 * small.tracked
+    paper.main()
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2 + 4 and len({row.count("|") for row in rows}) == 1
+
+
 @pytest.mark.long
 def test_overhead(run):
     rows = run("overhead", "--rounds=3")

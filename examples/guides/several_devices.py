@@ -3,12 +3,16 @@ Title: Several devices
 Author: The keras_grades authors
 Date created: 2026/11/28
 Last modified: 2026/11/28
-Description: Data and model parallel training with keras.distribution on JAX.
+Description: Data and model parallel training with keras.distribution on JAX; TensorFlow, PyTorch.
 Accelerator: None
 """
 
 """
 ## Introduction
+
+GradES trains on several devices on each backend: on JAX with `keras.distribution`, on
+TensorFlow with `tf.distribute`, on PyTorch with `DistributedDataParallel`. This guide runs
+the first; the other two are at its end.
 
 On JAX, `keras.distribution` spreads batches and matrices over several devices, and
 GradES needs no change for it: it freezes the same matrices at the same steps as on
@@ -139,7 +143,7 @@ steps of their own with those on one device.
 """
 
 """
-## Several processes, and other backends
+## Several processes
 
 With several processes start the script on each host, and call
 `jax.distributed.initialize()` before anything else; Keras takes `tf.data` there, and
@@ -150,8 +154,65 @@ shards it. One process decides when the train step is rebuilt, for all.
 python examples/finetune_on_several_devices.py --devices 4 --parallel model
 ```
 
-On TensorFlow, `tf.distribute` with one replica works; with several it is refused, since
-the optimizer would see the gradients of one replica only. On PyTorch,
-`DistributedDataParallel` is not supported: `fit()` of Keras 3.15 would train a separate
-model in each process.
+## TensorFlow
+
+Make and compile the model in the scope of a `MirroredStrategy`, and `fit()` as always, on
+all GPUs that TensorFlow finds:
+
+```python
+strategy = tf.distribute.MirroredStrategy()
+with strategy.scope():
+    model = make_model()
+    model.compile("adamw", loss)
+model.fit(x, y, epochs=8, callbacks=[keras_grades.GradES()])
+```
+
+```shell
+KERAS_BACKEND=tensorflow python train.py
+```
+
+On several hosts, `MultiWorkerMirroredStrategy` needs a loop of your own, since Keras 3.15
+cannot `fit()` there. Make the optimizer in the scope, too, and start the same script on
+each host, with its own index:
+
+```python
+with strategy.scope():
+    model = make_model()
+    components = keras_grades.find_components(model)
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.AdamW(1e-4), components, total_steps=1000
+    )
+    optimizer.build(model.trainable_variables)
+```
+
+```shell
+TF_CONFIG='{"cluster": {"worker": ["host0:12345", "host1:12345"]},
+    "task": {"type": "worker", "index": 0}}' KERAS_BACKEND=tensorflow python train.py
+```
+
+## PyTorch
+
+From Keras 3.16 on `fit()` trains one model in all processes that `torch.distributed` knows.
+Call `torch.distributed.init_process_group()` first, give each process its part of the data,
+and pass `GradES()` as always. Before 3.16, write the loop:
+
+```python
+replicas = DistributedDataParallel(model)
+for step, (x, y) in enumerate(batches_of_this_process, start=1):
+    replicas.zero_grad()
+    loss_fn(y, replicas(x)).backward()
+    variables = model.trainable_variables
+    with torch.no_grad():
+        optimizer.apply([v.value.grad for v in variables], variables)
+    if step % 100 == 0 and optimizer.freeze_structurally():
+        # It would wait for the gradients of what is frozen.
+        replicas = DistributedDataParallel(model)
+```
+
+```shell
+KERAS_BACKEND=torch torchrun --nproc-per-node 8 train.py
+```
+
+[What it works with](what_it_works_with.md) has a table of what is tested, and of what is
+refused, and why.
 """
