@@ -45,7 +45,8 @@ class TensorFlowBackend(Backend):
 
     def sum_over_replicas(self, gradients):
         context = tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
+        is_alone = context is None or context.num_replicas_in_sync == 1
+        if is_alone or not tf.nest.flatten(gradients):
             return gradients
         return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
 

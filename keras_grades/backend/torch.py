@@ -55,12 +55,14 @@ class TorchBackend(Backend):
         group = replicas.process_group
         found = [None] * distributed.get_world_size(group)
         distributed.all_gather_object(found, frozen_at.tolist(), group)
-        if any(each != found[0] for each in found):
+        steps = next((s for s in zip(*found) if len(set(s)) > 1), None)
+        if steps is not None:
             raise RuntimeError(
                 "The processes have frozen different matrices, so that their "
                 "weights differ from here on. They must run on the same kind "
-                "of device, with the same settings. Received, the step at "
-                f"which each component froze in each process: {found}"
+                "of device, with the same settings. Received, of the first "
+                "matrix that differs, the step at which each process has "
+                f"frozen it, or 0: {steps}"
             )
 
     def renew(self, model):

@@ -37,6 +37,9 @@ FORWARDED = (
     "_inner_optimizers",
 )
 
+# Where an optimizer on TensorFlow adds up the gradients of replicas.
+SUM = "_all_reduce_sum_gradients"
+
 
 def inner_optimizers(optimizer):
     """The optimizer, and those that a `MultiOptimizer` is made of."""
@@ -126,12 +129,12 @@ def scaled_learning_rate(optimizer, share):
 
 
 def sums_as_given(optimizer):
-    """Whether replicas add up the gradients that they were given.
+    """Whether an optimizer adds up, over replicas, gradients as they are.
 
-    Keras clips those of one replica before it adds them up. Only on
-    TensorFlow there are several.
+    On TensorFlow it does, but for clipping: Keras clips those of one replica
+    before it adds them up.
     """
-    return not any(
+    return hasattr(optimizer, SUM) and not any(
         inner.clipnorm or inner.clipvalue or inner.global_clipnorm
         for inner in inner_optimizers(optimizer)
     )
@@ -141,7 +144,7 @@ def sums_as_given(optimizer):
 def summed_already(optimizer, is_so):
     """Has an optimizer take gradients for sums over all replicas."""
     inner = inner_optimizers(optimizer) if is_so else []
-    with _replaced("_all_reduce_sum_gradients", inner, lambda _: list):
+    with _replaced(SUM, inner, lambda _: list):
         yield
 
 
@@ -155,7 +158,8 @@ def _replaced(method, optimizers, replacement_of):
     finally:
         for optimizer in optimizers:
             # Replicas take turns in the same lines: one comes first.
-            vars(optimizer).pop(method, None)
+            if method in vars(optimizer):
+                delattr(optimizer, method)
 
 
 @no_automatic_dependency_tracking
