@@ -55,7 +55,9 @@ def grades_for(recompile):
     return grades
 
 
-@pytest.mark.parametrize("first_says", [True, False])
+@pytest.mark.parametrize(
+    "first_says", [pytest.param(True, marks=pytest.mark.long), False]
+)
 def test_both_rebuild_or_none(monkeypatch, first_says):
     """It goes by the time, which is not the same on both."""
     is_first = jax.process_index() == 0

@@ -145,9 +145,23 @@ def size(variables):
     ("monitor", "steps", "rate", "settings"),
     [
         ("gradient", 40, 0.01, {"tau": 1.1}),
-        ("gradient_change", 40, 0.01, {"tau": 0.013, "norm": "mean_l1"}),
-        ("weight_change", 40, 0.01, {"tau": 0.009, "norm": "l2"}),
-        ("relative_change", 40, 0.01, {"tau": 0.98}),
+        pytest.param(
+            "gradient_change",
+            40,
+            0.01,
+            {"tau": 0.013, "norm": "mean_l1"},
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "weight_change",
+            40,
+            0.01,
+            {"tau": 0.009, "norm": "l2"},
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "relative_change", 40, 0.01, {"tau": 0.98}, marks=pytest.mark.long
+        ),
         ("transfer", 200, 0.03, {"horizon": 36}),
     ],
 )

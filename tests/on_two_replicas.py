@@ -96,7 +96,7 @@ class Looks(keras.callbacks.Callback):
     ("monitor", "recompile", "optimizer"),
     [
         ("gradient", 3, sgd),
-        ("relative_change", "never", sgd),
+        pytest.param("relative_change", "never", sgd, marks=long),
         pytest.param("gradient", "always", sgd, marks=long),
         pytest.param("gradient_change", "never", sgd, marks=long),
         pytest.param("weight_change", "never", sgd, marks=long),

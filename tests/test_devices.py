@@ -59,10 +59,9 @@ in_parts = pytest.mark.parametrize(
 
 
 @only_on("jax")
-@in_parts
-def test_four_devices(tests):
+def test_four_devices():
     flags = "--xla_force_host_platform_device_count=4"
-    check(start_tests("on_four_devices.py", tests, XLA_FLAGS=flags))
+    check(start_tests("on_four_devices.py", "not long", XLA_FLAGS=flags))
 
 
 @only_on("tensorflow")
@@ -82,7 +81,6 @@ def two_processes(script, tests, **environment):
     ]
 
 
-@pytest.mark.long
 @only_on("jax")
 @in_parts
 def test_two_processes(tests):
@@ -97,8 +95,9 @@ def test_two_workers():
 
 
 @only_on("torch")
-def test_two_ranks():
-    check(*two_processes("on_two_ranks.py", "not long"))
+@in_parts
+def test_two_ranks(tests):
+    check(*two_processes("on_two_ranks.py", tests))
 
 
 @pytest.mark.long
