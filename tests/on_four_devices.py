@@ -39,8 +39,8 @@ def _one_device_afterwards():
 
 @pytest.fixture
 def compiled():
-    with devices.compiled_steps() as texts:
-        yield texts
+    with devices.compiled_steps() as steps:
+        yield steps
 
 
 # By monitor, what it is on one device; by arrangement, what a step sends

@@ -85,6 +85,24 @@ def test_devices_on_paper(monkeypatch, capsys):
 
 
 @pytest.mark.long
+def test_gpu(run):
+    """In small, on the CPU."""
+    model = "tiny" if keras.backend.backend() == "jax" else "tiny decoder"
+    rows = run("gpu", "--models", model, "--rounds=2", TURN=2)
+    plain, *others = rows
+    assert len(others) == 4
+    assert plain["run"] == "plain"
+    assert plain["of plain"] == 1 and plain["reads a step"] == 0
+    for row in others:
+        assert 0 < row["ms a step"] < math.inf and row["first step, s"] > 0
+        assert row["bytes a read"] > 0 < row["reads a step"] <= 2
+    if keras.backend.backend() == "jax":
+        watched, truncated = others[1], others[-1]
+        assert plain["peak, MB"] <= watched["peak, MB"]
+        assert truncated["peak, MB"] < watched["peak, MB"]
+
+
+@pytest.mark.long
 def test_overhead(run):
     rows = run("overhead", "--rounds=3")
     check_ratios(rows, "ratio")

@@ -47,7 +47,7 @@ def sent(task, parallel):
             task.fit(model, common.batches(), task.half_frozen(model))
     finally:
         keras.distribution.set_distribution(None)
-    return jax.device_count(), [total(text) for text in (*plain, *steps)]
+    return jax.device_count(), [total(step) for step in (*plain, *steps)]
 
 
 def distribution(parallel):
@@ -67,8 +67,8 @@ def distribution(parallel):
 
 @contextlib.contextmanager
 def compiled_steps():
-    """A list, to which the text of each compiled step of Keras is added."""
-    texts, jit = [], trainer.jit
+    """A list, to which each compiled step of Keras is added."""
+    steps, jit = [], trainer.jit
 
     def recording_jit(function, **arguments):
         jitted, made = jit(function, **arguments), []
@@ -76,21 +76,21 @@ def compiled_steps():
         def call(*values):
             if not made:
                 made.append(jitted.lower(*values).compile())
-                texts.append(made[0].as_text())
+                steps.append(made[0])
             return made[0](*values)
 
         return call
 
     trainer.jit = recording_jit
     try:
-        yield texts
+        yield steps
     finally:
         trainer.jit = jit
 
 
-def collectives(text):
+def collectives(step):
     """Lists of bytes, by the kind of the collective operation."""
-    found = {}
+    found, text = {}, step.as_text()
     for types, kind in re.findall(rf" = (.*?) ({KINDS})(?:-start)?\(", text):
         for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", types):
             bits = 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype))
@@ -99,5 +99,5 @@ def collectives(text):
     return found
 
 
-def total(text):
-    return sum(sum(sizes) for sizes in collectives(text).values())
+def total(step):
+    return sum(sum(sizes) for sizes in collectives(step).values())

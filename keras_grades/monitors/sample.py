@@ -1,5 +1,6 @@
 """Some entries of a matrix stand for all of them."""
 
+import functools
 import math
 
 import numpy as np
@@ -21,9 +22,10 @@ def sample(tensor, shape, entries=SAMPLE):
             while a step is traced; that of its variable is not.
         entries: Integer, at most so many. Defaults to `SAMPLE`.
     """
-    return ops.convert_to_tensor(tensor)[grid(shape, entries)]
+    return ops.convert_to_tensor(tensor)[grid(tuple(shape), entries)]
 
 
+@functools.lru_cache
 def grid(shape, entries=SAMPLE):
     """A step along each axis, so that at most so many entries are met.
 
@@ -40,7 +42,7 @@ def grid(shape, entries=SAMPLE):
 
 def sample_size(shape, entries=SAMPLE):
     """How many entries of a tensor of this shape `sample` returns."""
-    steps = (s.step for s in grid(shape, entries))
+    steps = (s.step for s in grid(tuple(shape), entries))
     return math.prod(len(range(0, d, s)) for d, s in zip(shape, steps))
 
 

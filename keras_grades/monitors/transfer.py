@@ -14,6 +14,8 @@ criterion (Mahsereci et al., 2017, arXiv 1703.09580), SASA (Lang et al., 2019,
 arXiv 1909.09731).
 """
 
+import functools
+
 import numpy as np
 from keras import ops
 
@@ -207,20 +209,35 @@ def _moved(path, start):
 
 def _samples(tensors, variables):
     """Some entries of each component, in a row of fixed length."""
-    return ops.stack(list(map(_row, tensors, variables)))
+    pieces, places = [], []
+    for group, of in zip(tensors, variables):
+        kept = of_matrices(of)
+        share = ENTRIES // max(1, len(kept))
+        sizes = [sample_size(of[i].shape, share) for i in kept]
+        for i, size in zip(kept, sizes):
+            # The shape of a gradient may be unknown while a step is traced.
+            piece = backend.everywhere(sample(group[i], of[i].shape, share))
+            pieces.append(ops.reshape(piece, (size,)))
+        places.append(sum(sizes))
+    entries = ops.cast(ops.concatenate(pieces), "float32")
+    entries = ops.concatenate([entries, np.zeros(1, "float32")])
+    return ops.take(entries, _places_in_rows(tuple(places)))
 
 
-def _row(tensors, variables):
-    kept = of_matrices(variables)
-    if not kept:
-        return ops.zeros((ENTRIES,), "float32")
-    share, shapes = ENTRIES // len(kept), [variables[i].shape for i in kept]
-    # The shape of a gradient may be unknown while a step is traced.
-    sizes = [sample_size(shape, share) for shape in shapes]
-    samples = [sample(tensors[i], s, share) for i, s in zip(kept, shapes)]
-    parts = [
-        ops.reshape(backend.everywhere(part), (size,))
-        for part, size in zip(samples, sizes)
-    ]
-    row = ops.cast(ops.concatenate(parts), "float32")
-    return ops.pad(row, (0, ENTRIES - sum(sizes)))
+@functools.lru_cache
+def _places_in_rows(sizes):
+    """Where the entries of each row are, in one long row of all.
+
+    Args:
+        sizes: Tuple of n integers, the entries of each row.
+
+    Returns:
+        Integer array of shape `(n, ENTRIES)`. What is left of a row is the
+        entry after the last of all.
+    """
+    places = np.full((len(sizes), ENTRIES), sum(sizes), "int32")
+    begin = 0
+    for row, size in zip(places, sizes):
+        row[:size] = np.arange(begin, begin + size)
+        begin += size
+    return places
