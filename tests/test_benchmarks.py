@@ -54,6 +54,10 @@ def test_memory(run):
     # rate. Matrices as small as these are samples as a whole.
     state = 12 * (4 + 64)
     of_monitor = {
+        # Two counts, how far it has moved, the cosine over two windows, and
+        # 256 entries of the weights at first, of 12 parts of the path, and of
+        # 4 of the gradients.
+        "transfer": 12 * (2 + 1 + 2 + 256 * (1 + 12 + 4)),
         "gradient": 0,
         "gradient_change": tracked,
         "weight_change": 0,
@@ -107,6 +111,7 @@ def test_overhead(run):
     rows = run("overhead", "--rounds=3")
     check_ratios(rows, "ratio")
     monitors = [
+        "transfer",
         "gradient",
         "gradient_change",
         "weight_change",

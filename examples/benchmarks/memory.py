@@ -12,6 +12,7 @@ import numpy as np
 import keras_grades
 
 TARGETS = {
+    "transfer": 0.01,
     "gradient": 0.01,
     "gradient_change": None,
     "weight_change": 0.01,
