@@ -34,7 +34,7 @@ def show(message, level, verbose, verbose_of_fit, in_epoch=False):
     print(f"\n{message}" if is_in_bar else message, flush=True)
 
 
-def beginning(components, monitor, rule, total_steps):
+def beginning(components, monitor, rule, total_steps, horizon_is_guessed):
     """What is watched, by what, and when it may freeze.
 
     Args:
@@ -42,9 +42,17 @@ def beginning(components, monitor, rule, total_steps):
         monitor: Name of the monitor, or an instance.
         rule: `Rule`.
         total_steps: Integer, the planned steps, or `None`.
+        horizon_is_guessed: Boolean, whether the monitor has a horizon for
+            want of anything that tells how long it should be.
     """
     if not isinstance(monitor, str):
         monitor = type(monitor).__name__
+    if horizon_is_guessed:
+        monitor += (
+            f" over {rule.monitor.horizon} steps, since neither the length of "
+            "an epoch nor a plan is known: pass `steps_per_epoch` to `fit()`, "
+            "or `horizon`"
+        )
     n, blocks = len(components), len({c.block for c in components})
     when = _when(rule, total_steps)
     return f"{n} components in {blocks} blocks, by {monitor}; {when}."

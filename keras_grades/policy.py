@@ -188,6 +188,11 @@ class FreezePolicy:
         known += [int(SHARE_OF_PLAN * end)] if end else []
         return min(known, default=STEPS)
 
+    def guesses_horizon(self, steps_per_epoch, total_steps):
+        """Whether the horizon is `STEPS`, for want of anything to go by."""
+        is_open = not steps_per_epoch and not total_steps
+        return self._is_by_transfer and self.horizon is None and is_open
+
     def _deadline(self, outlook, grace_steps):
         """The last step from which a whole cooldown fits into the plan."""
         end = outlook.end

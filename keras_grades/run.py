@@ -298,6 +298,9 @@ class Run:
                 optimizer.policy.monitor,
                 optimizer.rule,
                 total_steps,
+                optimizer.policy.guesses_horizon(
+                    optimizer.steps_per_epoch, total_steps
+                ),
             )
         self._say(what)
 

@@ -492,6 +492,17 @@ def test_it_says_why_it_stopped_and_why_nothing_froze(capsys):
     assert "None has converged" in end and "larger tau" in end
 
 
+@pytest.mark.parametrize("arguments", [{}, {"horizon": 36}])
+def test_it_says_what_it_guesses(arguments, capsys):
+    """A generator does not tell when it ends."""
+    model = compiled(keras.optimizers.Adam(1e-5), blocks=1)
+    batches = small.batches(*small.data(3))
+    grades = GradES(**arguments, verbose=1)
+    model.fit((b for b in batches), callbacks=[grades], verbose=0)
+    begin = capsys.readouterr().out.splitlines()[0]
+    assert ("over 500 steps, since neither" in begin) == (not arguments)
+
+
 def test_a_loop_of_fits_learns_on_after_each_plan():
     """The first ends settled. From the second on they are known for a loop."""
     model = compiled(keras.optimizers.Adam(1e-5), blocks=1)

@@ -66,6 +66,7 @@ class Transfer(Monitor):
     """
 
     def __init__(self, horizon, adapts=False):
+        self.horizon = horizon
         self.part = max(LEAST_PART, horizon // PARTS)
         self.short_window = SHORT * self.part
         self.adapts = adapts
