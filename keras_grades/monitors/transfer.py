@@ -14,8 +14,6 @@ criterion (Mahsereci et al., 2017, arXiv 1703.09580), SASA (Lang et al., 2019,
 arXiv 1909.09731).
 """
 
-import functools
-
 import numpy as np
 from keras import ops
 
@@ -210,35 +208,18 @@ def _moved(path, start):
 
 def _samples(tensors, variables):
     """Some entries of each component, in a row of fixed length."""
-    pieces, places = [], []
+    pieces, zeros = [], ops.zeros((ENTRIES,), "float32")
     for group, of in zip(tensors, variables):
-        kept = of_matrices(of)
+        kept, left = of_matrices(of), ENTRIES
         share = ENTRIES // max(1, len(kept))
-        sizes = [sample_size(of[i].shape, share) for i in kept]
-        for i, size in zip(kept, sizes):
-            # The shape of a gradient may be unknown while a step is traced.
-            piece = backend.everywhere(sample(group[i], of[i].shape, share))
+        # The shape of a gradient may be unknown while a step is traced.
+        for i, shape in [(i, of[i].shape) for i in kept]:
+            piece = backend.everywhere(sample(group[i], shape, share))
+            size = sample_size(shape, share)
             pieces.append(ops.reshape(piece, (size,)))
-        places.append(sum(sizes))
-    entries = ops.cast(ops.concatenate(pieces), "float32")
-    entries = ops.concatenate([entries, np.zeros(1, "float32")])
-    return ops.take(entries, _places_in_rows(tuple(places)))
-
-
-@functools.lru_cache
-def _places_in_rows(sizes):
-    """Where the entries of each row are, in one long row of all.
-
-    Args:
-        sizes: Tuple of n integers, the entries of each row.
-
-    Returns:
-        Integer array of shape `(n, ENTRIES)`. What is left of a row is the
-        entry after the last of all.
-    """
-    places = np.full((len(sizes), ENTRIES), sum(sizes), "int32")
-    begin = 0
-    for row, size in zip(places, sizes):
-        row[:size] = np.arange(begin, begin + size)
-        begin += size
-    return places
+            left -= size
+        if left:
+            pieces.append(zeros[:left])
+    # All at once: on PyTorch each call takes time.
+    rows = ops.cast(ops.concatenate(pieces), "float32")
+    return ops.reshape(rows, (len(variables), ENTRIES))
