@@ -20,21 +20,30 @@ TARGETS = {
 
 
 def main(argv=None):
-    args = common.parse_arguments(__doc__, rounds=24).parse_args(argv)
-    rows = [row for model in args.models for row in measure(model, args.rounds)]
+    parser = common.parse_arguments(__doc__, rounds=24)
+    parser.add_argument(
+        "--monitors", nargs="+", choices=TARGETS, default=list(TARGETS)
+    )
+    args = parser.parse_args(argv)
+    rows = [
+        row
+        for model in args.models
+        for row in measure(model, args.monitors, args.rounds)
+    ]
     common.report("overhead", rows, args.output)
 
 
-def measure(name, rounds):
+def measure(name, monitors, rounds):
     runs = {"plain": (common.compile_model(common.build(name)), [])}
-    for monitor in TARGETS:
+    for monitor in monitors:
         # Without a grace period the host looks at the state from the start.
         # The default has no threshold of one's own, and needs longer to know.
         tau = {} if monitor == "transfer" else {"tau": 1e-30, "alpha": 0}
         never = keras_grades.GradES(monitor=monitor, verbose=0, **tau)
         runs[monitor] = (common.compile_model(common.build(name)), [never])
     seconds = common.time_in_turns(runs, rounds, planned=1000)
-    for monitor, target in TARGETS.items():
+    for monitor in monitors:
+        target = TARGETS[monitor]
         ratio = common.ratio(seconds[monitor], seconds["plain"])
         yield {
             "model": name,
