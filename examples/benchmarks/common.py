@@ -46,7 +46,7 @@ def minilm():
     )
 
 
-def bert(layers, width, vocabulary):
+def bert(layers, width, vocabulary, length=LENGTH):
     """A BERT with random weights."""
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=vocabulary,
@@ -54,7 +54,7 @@ def bert(layers, width, vocabulary):
         num_heads=width // 64 or 1,
         hidden_dim=width,
         intermediate_dim=4 * width,
-        max_sequence_length=LENGTH,
+        max_sequence_length=length,
     )
     return keras_hub.models.BertTextClassifier(
         backbone, num_classes=CLASSES, preprocessor=None

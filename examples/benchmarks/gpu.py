@@ -37,20 +37,11 @@ PLANNED = 2000
 
 
 def bert(layers, width, batch, length, vocabulary=30522):
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=vocabulary,
-        num_layers=layers,
-        num_heads=width // 64 or 1,
-        hidden_dim=width,
-        intermediate_dim=4 * width,
-        max_sequence_length=length,
-    )
-    classifier = keras_hub.models.BertTextClassifier(
-        backbone, num_classes=2, preprocessor=None
-    )
+    """A model, and a batch."""
+    classifier = common.bert(layers, width, vocabulary, length)
     x = tokens(batch, length, vocabulary)
     x["segment_ids"] = np.zeros_like(x["token_ids"])
-    return classifier, x, np.arange(batch) % 2
+    return classifier, x, np.arange(batch) % common.CLASSES
 
 
 def gpt2(layers, width, batch, length, vocabulary=50257):
