@@ -255,16 +255,31 @@ def counted_reads():
 def peak_of(name, run):
     """Memory at the peak of a step, in MB, or "" where that is not known.
 
-    Of the last of some steps, which is without what is frozen.
+    Of the last steps of some: these are without what is frozen.
     """
     model, batch = build(name)
     callbacks = RUNS[run](model)
+    late = FREEZE_AT + 2
 
-    def steps():
-        train(model, batch, 2 * FREEZE_AT + 2, *callbacks)
+    def steps(at_late_step=None):
+        if at_late_step is not None:
+            callbacks.append(At(late, at_late_step))
+        train(model, batch, late + 2, *callbacks)
 
     found = device.peak(steps)
     return "" if found is None else found / 1e6
+
+
+class At(keras.callbacks.Callback):
+    """Calls a function before a batch, counted from 0."""
+
+    def __init__(self, batch, function):
+        super().__init__()
+        self.batch, self.function = batch, function
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.batch:
+            self.function()
 
 
 if __name__ == "__main__":

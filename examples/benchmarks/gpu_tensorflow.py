@@ -9,10 +9,15 @@ def wait(model):
 
 
 def peak(fit):
-    """The most bytes that were allocated while `fit` ran, or `None`."""
+    """The most bytes that late steps have allocated, or `None` on a CPU.
+
+    Args:
+        fit: Function that trains for some steps, and calls a function that it
+            is given before the late ones.
+    """
     if not tf.config.list_physical_devices("GPU"):
         return None
-    before = tf.config.experimental.get_memory_info("GPU:0")["current"]
-    tf.config.experimental.reset_memory_stats("GPU:0")
-    fit()
-    return tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
+    memory = tf.config.experimental
+    before = memory.get_memory_info("GPU:0")["current"]
+    fit(lambda: memory.reset_memory_stats("GPU:0"))
+    return memory.get_memory_info("GPU:0")["peak"] - before

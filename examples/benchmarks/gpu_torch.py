@@ -13,11 +13,15 @@ def wait(model):
 
 
 def peak(fit):
-    """The most bytes that were allocated while `fit` ran, or `None`."""
+    """The most bytes that late steps have allocated, or `None` on a CPU.
+
+    Args:
+        fit: Function that trains for some steps, and calls a function that it
+            is given before the late ones.
+    """
     if not torch.cuda.is_available():
         return None
     gc.collect()
     before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    fit()
+    fit(torch.cuda.reset_peak_memory_stats)
     return torch.cuda.max_memory_allocated() - before
