@@ -53,7 +53,13 @@ on_one_device, plain = {}, {}
     [
         ("data", "transfer"),
         ("model", "transfer"),
-        *[("both", monitor) for monitor in MONITORS],
+        ("both", "gradient"),
+        ("both", "transfer"),
+        *[
+            pytest.param("both", monitor, marks=pytest.mark.long)
+            for monitor in MONITORS
+            if monitor not in ("gradient", "transfer")
+        ],
     ],
 )
 def test_decisions_of_one_device(arrangement, monitor, compiled):

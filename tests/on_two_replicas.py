@@ -218,6 +218,7 @@ def test_gradients_are_sent_once():
     assert sent == [trained, trained - sum(4 * c.size for c in frozen)]
 
 
+@long
 def test_a_loop_of_your_own():
     """The optimizer by itself, and structural freezes with one call."""
     model, results = None, []
@@ -257,7 +258,7 @@ def test_a_loop_of_your_own():
 @pytest.mark.parametrize(
     "strategy",
     [
-        tf.distribute.MirroredStrategy(DEVICES[:1]),
+        pytest.param(tf.distribute.MirroredStrategy(DEVICES[:1]), marks=long),
         pytest.param(tf.distribute.OneDeviceStrategy(DEVICES[1]), marks=long),
     ],
 )

@@ -39,7 +39,10 @@ def step(model, optimizer, x, y):
     "inner",
     [
         lambda: keras.optimizers.SGD(0.1, momentum=0.9),
-        lambda: keras.optimizers.AdamW(0.01, global_clipnorm=0.1),
+        pytest.param(
+            lambda: keras.optimizers.AdamW(0.01, global_clipnorm=0.1),
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["SGD", "AdamW, clipped"],
 )

@@ -59,9 +59,10 @@ in_parts = pytest.mark.parametrize(
 
 
 @only_on("jax")
-def test_four_devices():
+@in_parts
+def test_four_devices(tests):
     flags = "--xla_force_host_platform_device_count=4"
-    check(start_tests("on_four_devices.py", "not long", XLA_FLAGS=flags))
+    check(start_tests("on_four_devices.py", tests, XLA_FLAGS=flags))
 
 
 @only_on("tensorflow")
