@@ -16,7 +16,7 @@ BENCHMARKS = TESTS.parent / "examples" / "benchmarks"
 
 
 # Processes that have parted would wait for each other for good.
-SECONDS = 300
+SECONDS = 600
 
 
 def start(*arguments, **environment):
