@@ -232,7 +232,9 @@ class GradESOptimizer(SavedOptimizer):
         rule = self.rule
         variables = self._variables_to_train(trainable_variables)
         is_summed = optimizers.sums_as_given(self.inner_optimizer)
-        grads = _summed(grads) if is_summed else list(grads)
+        grads = list(grads)
+        if is_summed:
+            grads = backend.sum_over_replicas(grads)
         gradients, tracked = self._tracked(grads, variables)
         if not is_summed:
             gradients = backend.sum_over_replicas(gradients)
@@ -405,13 +407,6 @@ class GradESOptimizer(SavedOptimizer):
         self.inner_optimizer.finalize_variable_values(var_list)
         for variable, value in zip(frozen, values):
             variable.assign(value)
-
-
-def _summed(gradients):
-    """Gradients as the optimizer will use them, also with several replicas."""
-    given = [g for g in gradients if g is not None]
-    sums = iter(backend.sum_over_replicas(given))
-    return [None if g is None else next(sums) for g in gradients]
 
 
 def _bind(group, variables):

@@ -4,7 +4,10 @@
 `PORT` for them to meet at. Where they part they wait for each other in vain.
 """
 
+import importlib
 import os
+import pathlib
+import sys
 import warnings
 
 import keras
@@ -18,6 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 import keras_grades
 from keras_grades import GradES
 from keras_grades.rebuild.decision import Rebuilds
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+devices = importlib.import_module("devices_torch")
 
 RANK = int(os.environ["PROCESS"])
 BATCH, STEPS = 8, 12
@@ -106,35 +113,19 @@ def frozen_at(grades):
     return [c.frozen_at for c in grades.components]
 
 
-class Bytes:
-    """Counts what is sent of the gradients, step by step."""
-
-    def __init__(self):
-        self.steps = [0]
-
-    def listen(self, replicas):
-        replicas.register_comm_hook(self, Bytes._sum)
-
-    def _sum(self, bucket):
-        self.steps[-1] += bucket.buffer().nbytes
-        flat = bucket.buffer() / 2
-        work = distributed.all_reduce(flat, async_op=True).get_future()
-        return work.then(lambda future: future.value()[0])
-
-
 class Listens(keras.callbacks.Callback):
     """To what Keras's own `DistributedDataParallel` sends."""
 
     def __init__(self):
         super().__init__()
-        self.bytes = Bytes()
+        self.bytes = [0]
         self._to = None
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.model.ddp_model is not self._to:
             self._to = self.model.ddp_model
-            self.bytes.listen(self._to)
-        self.bytes.steps.append(0)
+            devices.count(self._to, self.bytes)
+        self.bytes.append(0)
 
 
 def size(variables):
@@ -192,7 +183,7 @@ def test_what_is_frozen_is_not_sent():
     everything = size(model.trainable_variables)
     rest = everything - size(frozen)
     assert len(frozen) > 3 and everything > rest
-    assert listens.bytes.steps[1:] == 4 * [everything] + (STEPS - 4) * [rest]
+    assert listens.bytes[1:] == 4 * [everything] + (STEPS - 4) * [rest]
 
 
 def test_a_freeze_before_the_last_step():
@@ -257,7 +248,7 @@ def test_a_loop_of_your_own():
     """Logical freezes, and structural ones with one call, as on one rank."""
     results = []
     for ranks, calls in ((1, False), (2, False), (2, True)):
-        model, sent = small.transformer(blocks=1), Bytes()
+        model, sent = small.transformer(blocks=1), []
         optimizer = keras_grades.GradESOptimizer(
             keras.optimizers.SGD(0.01, momentum=0.9),
             keras_grades.find_components(model),
@@ -272,12 +263,12 @@ def test_a_loop_of_your_own():
             if ranks == 1:
                 return model
             replicas = DistributedDataParallel(model)
-            sent.listen(replicas)
+            devices.count(replicas, sent)
             return replicas
 
         replicas = wrapped()
         for x, y in small.batches(*data(ranks=ranks)):
-            sent.steps.append(0)
+            sent.append(0)
             replicas.zero_grad()
             x, y = map(keras.ops.convert_to_tensor, (x, y))
             loss_of(y, replicas(x)).backward()
@@ -288,7 +279,7 @@ def test_a_loop_of_your_own():
                 replicas = wrapped()
         if ranks == 2:
             check_equal(model)
-        results.append((model, sent.steps[1:], optimizer))
+        results.append((model, sent, optimizer))
     (alone, *_), (logical, whole, _), (structural, less, optimizer) = results
     for value, same, other in zip(
         *map(small.weights, (logical, structural, alone))

@@ -36,10 +36,8 @@ MONITORS = {
 OPTIMIZERS = keras.optimizers
 long = pytest.mark.long
 
-(cpu,) = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration() for _ in DEVICES]
-)
+devices = importlib.import_module("devices_tensorflow")
+devices.make(len(DEVICES))
 MIRRORED = tf.distribute.MirroredStrategy(DEVICES)
 one_device = contextlib.nullcontext
 
@@ -73,10 +71,10 @@ def frozen_at(grades):
     return [c.frozen_at for c in grades.components]
 
 
-def check_equal(variables, strategy=MIRRORED):
+def check_equal(variables):
     """What each replica has is the same, bit for bit."""
     for variable in variables:
-        first, second = strategy.experimental_local_results(variable.value)
+        first, second = MIRRORED.experimental_local_results(variable.value)
         np.testing.assert_array_equal(first.numpy(), second.numpy())
 
 
@@ -115,12 +113,7 @@ class Looks(keras.callbacks.Callback):
             lambda: OPTIMIZERS.AdamW(0.002, weight_decay=0.1),
             marks=long,
         ),
-        pytest.param(
-            "gradient",
-            "always",
-            several,
-            marks=long,
-        ),
+        pytest.param("gradient", "always", several, marks=long),
     ],
 )
 def test_decisions_of_one_device(monitor, recompile, optimizer):
@@ -201,7 +194,6 @@ def test_clipping_is_that_of_each_replica(clip):
 
 def test_gradients_are_sent_once():
     """Also with GradES; and those of what is frozen not at all."""
-    devices = importlib.import_module("devices_tensorflow")
     model = build(MIRRORED.scope)
     trained = sum(4 * np.prod(v.shape) for v in model.trainable_variables)
     with devices.counted() as plain:
@@ -221,7 +213,7 @@ def test_gradients_are_sent_once():
 @long
 def test_a_loop_of_your_own():
     """The optimizer by itself, and structural freezes with one call."""
-    model, results = None, []
+    results = []
     for calls in (False, True):
         with MIRRORED.scope():
             model = small.transformer(blocks=1)
@@ -258,7 +250,7 @@ def test_a_loop_of_your_own():
 @pytest.mark.parametrize(
     "strategy",
     [
-        pytest.param(tf.distribute.MirroredStrategy(DEVICES[:1]), marks=long),
+        tf.distribute.MirroredStrategy(DEVICES[:1]),
         pytest.param(tf.distribute.OneDeviceStrategy(DEVICES[1]), marks=long),
     ],
 )
@@ -324,12 +316,13 @@ def test_where_the_optimizer_is_made():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"gradient_accumulation_steps": 2}, {"use_ema": True}],
+    [
+        {"gradient_accumulation_steps": 2},
+        {"use_ema": True, "ema_overwrite_frequency": 2},
+    ],
 )
 def test_what_keras_cannot_do(arguments):
     """Nothing is left on the model. Else it would end in a trace of calls."""
-    if "use_ema" in arguments:
-        arguments["ema_overwrite_frequency"] = 2
     model = build(MIRRORED.scope, lambda: sgd(**arguments))
     with pytest.raises(ValueError, match="^Keras cannot train several"):
         fit(model, GradES(HUGE, alpha=2, verbose=0))

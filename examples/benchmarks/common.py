@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import sys
 import threading
 import time
@@ -30,6 +31,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from data import BBC_TOPICS
 from data import minilm_folder
+
+import keras_grades
 
 # Those of BBC News, which some benchmarks train on.
 CLASSES = len(BBC_TOPICS)
@@ -94,6 +97,23 @@ def batches():
             "segment_ids": np.zeros(shape, "int32"),
         }
         yield x, rng.integers(0, CLASSES, BATCH).astype("int32")
+
+
+def half(model):
+    """Every second component."""
+    return keras_grades.find_components(model)[::2]
+
+
+def below_the_last_block(model):
+    """All components but those of the last block."""
+    components = keras_grades.find_components(model)
+    return [c for c in components if c.block != components[-1].block]
+
+
+def tau_for(components):
+    """Thresholds with which these freeze at once, and no others ever."""
+    names = "|".join(re.escape(c.name) for c in components)
+    return {f"^({names})$": 1e30, "": 1e-30}
 
 
 class Turns:

@@ -14,7 +14,6 @@ import common  # It chooses the backend.
 
 # isort: split
 import importlib
-import re
 
 import keras
 
@@ -37,17 +36,9 @@ class Task:
     def batch(self):
         return next(common.batches())
 
-    def half(self, model):
-        """Every second component."""
-        return keras_grades.find_components(model)[::2]
-
     def policy(self, model):
-        """Arguments of a run in which that half freezes at once."""
-        names = "|".join(re.escape(c.name) for c in self.half(model))
-        return {
-            "tau": {f"^({names})$": 1e30, "": 1e-30},
-            "alpha": FREEZE_AT,
-        }
+        """Arguments of a run in which half of the components freeze at once."""
+        return {"tau": common.tau_for(common.half(model)), "alpha": FREEZE_AT}
 
     def half_frozen(self, model):
         """The callback of that run."""
@@ -86,7 +77,7 @@ def main(argv=None):
 def measure(name, parallel):
     task = Task(name)
     devices, (plain, watched, frozen) = engine.sent(task, parallel)
-    half = task.half(task.build())
+    half = common.half(task.build())
     return {
         "model": name,
         "parallel": parallel,

@@ -59,35 +59,43 @@ def _steps(task, with_grades):
             optimizer, components, **task.policy(model)
         )
     optimizer.build(model.trainable_variables)
-    replicas, counts = _replicas(model), []
+    counts = []
+    replicas = _replicas(model, counts)
     x, y = task.batch()
     for _ in range(3):
-        replicas[1].clear()
-        loss = model.compute_loss(y=_tensor(y), y_pred=replicas[0](_tensor(x)))
-        replicas[0].zero_grad()
+        counts.append(0)
+        loss = model.compute_loss(y=_tensor(y), y_pred=replicas(_tensor(x)))
+        replicas.zero_grad()
         loss.backward()
-        counts.append(sum(replicas[1]))
         variables = model.trainable_variables
         with torch.no_grad():
             optimizer.apply([v.value.grad for v in variables], variables)
         if with_grades and optimizer.freeze_structurally():
-            replicas = _replicas(model)
+            replicas = _replicas(model, counts)
     return counts[0], counts[-1]
 
 
-def _replicas(model):
-    """A `DistributedDataParallel`, and a list of bytes that its hook fills."""
-    counts = []
+def _replicas(model, counts):
+    replicas = DistributedDataParallel(model)
+    count(replicas, counts)
+    return replicas
 
-    def count(state, bucket):
-        counts.append(bucket.buffer().nbytes)
+
+def count(replicas, counts):
+    """Adds the bytes of gradients that are sent to the last entry of a list.
+
+    Args:
+        replicas: `DistributedDataParallel`.
+        counts: List of integers.
+    """
+
+    def average(state, bucket):
+        counts[-1] += bucket.buffer().nbytes
         flat = bucket.buffer() / distributed.get_world_size()
         work = distributed.all_reduce(flat, async_op=True).get_future()
         return work.then(lambda future: future.value()[0])
 
-    replicas = DistributedDataParallel(model)
-    replicas.register_comm_hook(None, count)
-    return replicas, counts
+    replicas.register_comm_hook(None, average)
 
 
 def _tensor(values):

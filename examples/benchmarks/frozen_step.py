@@ -7,8 +7,6 @@ in turns with a model whose flags were set by hand before `compile()`, and
 with one that is not frozen at all.
 """
 
-import re
-
 import common
 
 import keras_grades
@@ -27,36 +25,24 @@ def main(argv=None):
     common.report("frozen_step", rows, args.output)
 
 
-def half(model):
-    """Every second component."""
-    return keras_grades.find_components(model)[::2]
-
-
 def all_but_one(model):
     """All components but the last: when all are frozen, training ends."""
     return keras_grades.find_components(model)[:-1]
 
 
-def below_the_last_block(model):
-    """All components but those of the last block."""
-    components = keras_grades.find_components(model)
-    return [c for c in components if c.block != components[-1].block]
-
-
 # What freezes, and whether the backward pass is cut short below.
 CASES = {
-    "half": (half, False),
+    "half": (common.half, False),
     "all": (all_but_one, False),
-    "all below the last block, truncated": (below_the_last_block, True),
+    "all below the last block, truncated": (common.below_the_last_block, True),
 }
 
 
 def measure(name, case, rounds):
     choose, truncate = CASES[case]
     model = common.compile_model(common.build(name))
-    names = "|".join(re.escape(c.name) for c in choose(model))
     grades = keras_grades.GradES(
-        tau={f"^({names})$": 1e30, "": 1e-30},
+        tau=common.tau_for(choose(model)),
         alpha=FREEZE_AT,
         recompile="always",
         truncate_backward=truncate,

@@ -16,7 +16,6 @@ import collections
 import contextlib
 import importlib
 import itertools
-import re
 import time
 
 import keras
@@ -104,11 +103,7 @@ def build(name):
     keras.utils.set_random_seed(0)
     task, x, y = MODELS[name]()
     model = keras.Model(task.inputs, task.outputs)
-    model.compile(
-        keras.optimizers.AdamW(5e-5),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    return model, (x, y)
+    return common.compile_model(model), (x, y)
 
 
 def watched(model, **arguments):
@@ -119,10 +114,9 @@ def watched(model, **arguments):
 
 def frozen(model, chosen, truncate):
     """Those that are chosen are frozen structurally in the second step."""
-    names = "|".join(re.escape(c.name) for c in chosen(model))
     return [
         keras_grades.GradES(
-            tau={f"^({names})$": 1e30, "": 1e-30},
+            tau=common.tau_for(chosen(model)),
             alpha=FREEZE_AT,
             recompile="always",
             truncate_backward=truncate,
@@ -131,24 +125,15 @@ def frozen(model, chosen, truncate):
     ]
 
 
-def half(model):
-    return keras_grades.find_components(model)[::2]
-
-
-def below_the_last_block(model):
-    components = keras_grades.find_components(model)
-    return [c for c in components if c.block != components[-1].block]
-
-
 RUNS = {
     "plain": lambda model: [],
     "watched, default": watched,
     "watched, gradient": lambda m: watched(
         m, tau=1e-30, alpha=0, monitor="gradient"
     ),
-    "half frozen": lambda m: frozen(m, half, truncate=False),
+    "half frozen": lambda m: frozen(m, common.half, truncate=False),
     "all below the last block, truncated": lambda m: frozen(
-        m, below_the_last_block, truncate=True
+        m, common.below_the_last_block, truncate=True
     ),
 }
 
@@ -261,25 +246,16 @@ def peak_of(name, run):
     callbacks = RUNS[run](model)
     late = FREEZE_AT + 2
 
-    def steps(at_late_step=None):
-        if at_late_step is not None:
-            callbacks.append(At(late, at_late_step))
-        train(model, batch, late + 2, *callbacks)
+    def steps(before_late_steps=lambda: None):
+        def begin(batch, logs=None):
+            if batch == late:
+                before_late_steps()
+
+        at = keras.callbacks.LambdaCallback(on_train_batch_begin=begin)
+        train(model, batch, late + 2, *callbacks, at)
 
     found = device.peak(steps)
     return "" if found is None else found / 1e6
-
-
-class At(keras.callbacks.Callback):
-    """Calls a function before a batch, counted from 0."""
-
-    def __init__(self, batch, function):
-        super().__init__()
-        self.batch, self.function = batch, function
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == self.batch:
-            self.function()
 
 
 if __name__ == "__main__":

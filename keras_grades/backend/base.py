@@ -55,8 +55,15 @@ class Backend:
         return contextlib.nullcontext()
 
     def sum_over_replicas(self, gradients):
-        """The gradients that the optimizer will use, where it adds up those
-        of several replicas."""
+        """Adds up what several replicas have.
+
+        Args:
+            gradients: List of tensors, or of tuples of tensors. There may be
+                `None` among them.
+
+        Returns:
+            The same of sums.
+        """
         return gradients
 
     def gradient_values(self, gradient):

@@ -45,10 +45,15 @@ class TensorFlowBackend(Backend):
 
     def sum_over_replicas(self, gradients):
         context = tf.distribute.get_replica_context()
-        is_alone = context is None or context.num_replicas_in_sync == 1
-        if is_alone or not tf.nest.flatten(gradients):
+        if context is None or context.num_replicas_in_sync == 1:
             return gradients
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        flat = tf.nest.flatten(gradients)
+        given = [g for g in flat if g is not None]
+        if not given:
+            return gradients
+        sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, given))
+        flat = [None if g is None else next(sums) for g in flat]
+        return tf.nest.pack_sequence_as(gradients, flat)
 
     def check_model(self, model):
         strategy = model.distribute_strategy

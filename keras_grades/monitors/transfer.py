@@ -212,8 +212,9 @@ def _samples(tensors, variables):
     for group, of in zip(tensors, variables):
         kept, left = of_matrices(of), ENTRIES
         share = ENTRIES // max(1, len(kept))
-        # The shape of a gradient may be unknown while a step is traced.
-        for i, shape in [(i, of[i].shape) for i in kept]:
+        for i in kept:
+            # That of a gradient may be unknown while a step is traced.
+            shape = of[i].shape
             piece = backend.everywhere(sample(group[i], shape, share))
             size = sample_size(shape, share)
             pieces.append(ops.reshape(piece, (size,)))
