@@ -129,11 +129,6 @@ def test_what_is_frozen_is_not_sent(arrangement, compiled):
 def test_a_checkpoint_goes_on_on_one_device(tmp_path):
     path = tmp_path / "first_epoch.keras"
 
-    class Saves(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 0:
-                self.model.save(path)
-
     def train(model, *callbacks, **arguments):
         grades = GradES(
             {"query|down": HUGE, "": TINY},
@@ -146,7 +141,9 @@ def test_a_checkpoint_goes_on_on_one_device(tmp_path):
         frozen_at = [c.frozen_at for c in grades.components]
         return frozen_at, grades.trace["statistic"][-4:], small.weights(model)
 
-    frozen_at, statistic, weights = train(build("both"), Saves())
+    frozen_at, statistic, weights = train(
+        build("both"), small.SavesFirstEpoch(path)
+    )
     keras.distribution.set_distribution(None)
     model = keras.saving.load_model(path)
     found_at, found, found_weights = train(model, initial_epoch=1)

@@ -133,32 +133,23 @@ def size(variables):
 
 
 @pytest.mark.parametrize(
-    ("monitor", "steps", "rate", "settings"),
+    ("monitor", "steps", "rate"),
     [
-        ("gradient", 40, 0.01, {"tau": 1.1}),
-        pytest.param(
-            "gradient_change",
-            40,
-            0.01,
-            {"tau": 0.013, "norm": "mean_l1"},
-            marks=pytest.mark.long,
-        ),
-        pytest.param(
-            "weight_change",
-            40,
-            0.01,
-            {"tau": 0.009, "norm": "l2"},
-            marks=pytest.mark.long,
-        ),
-        pytest.param(
-            "relative_change", 40, 0.01, {"tau": 0.98}, marks=pytest.mark.long
-        ),
-        ("transfer", 200, 0.03, {"horizon": 36}),
+        ("gradient", 40, 0.01),
+        pytest.param("gradient_change", 40, 0.01, marks=pytest.mark.long),
+        pytest.param("weight_change", 40, 0.01, marks=pytest.mark.long),
+        pytest.param("relative_change", 40, 0.01, marks=pytest.mark.long),
+        ("transfer", 200, 0.03),
     ],
 )
-def test_decisions_of_one_process(monitor, steps, rate, settings):
+def test_decisions_of_one_process(monitor, steps, rate):
     """And each variable is the same on both ranks."""
-    settings |= {"monitor": monitor, "alpha": 5, "recompile": "always"}
+    settings = {
+        "monitor": monitor,
+        "alpha": 5,
+        "recompile": "always",
+        **small.MONITORS[monitor],
+    }
     alone, grades = (GradES(**settings, verbose=0) for _ in range(2))
     expected = compiled(small.transformer(blocks=1), rate)
     with warnings.catch_warnings():

@@ -26,13 +26,6 @@ DEVICES = ("CPU:0", "CPU:1")
 BATCH, STEPS, GRACE = 8, 40, 5
 HUGE, TINY = 1e30, 1e-30
 TAU = {"query|value|up": HUGE, "": TINY}
-# With these some components freeze at other steps than the rest.
-MONITORS = {
-    "gradient": {"tau": 1.1, "norm": "l1"},
-    "gradient_change": {"tau": 0.013, "norm": "mean_l1"},
-    "weight_change": {"tau": 0.009, "norm": "l2"},
-    "relative_change": {"tau": 0.98},
-}
 OPTIMIZERS = keras.optimizers
 long = pytest.mark.long
 
@@ -125,7 +118,7 @@ def test_decisions_of_one_device(monitor, recompile, optimizer):
             alpha=GRACE,
             recompile=recompile,
             verbose=0,
-            **MONITORS[monitor],
+            **small.MONITORS[monitor],
         )
         callbacks = [Looks()] if scope is not one_device else []
         fit(model, grades, *callbacks)
@@ -270,11 +263,6 @@ def test_one_replica_is_as_none(strategy):
 def test_a_checkpoint_goes_on_on_one_device(tmp_path):
     path = tmp_path / "first_epoch.keras"
 
-    class Saves(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 0:
-                self.model.save(path)
-
     def train(model, *callbacks, **arguments):
         grades = GradES(
             {"query|down": HUGE, "": TINY},
@@ -287,7 +275,7 @@ def test_a_checkpoint_goes_on_on_one_device(tmp_path):
         return frozen_at(grades), statistic, small.weights(model)
 
     expected_at, expected_statistic, expected = train(
-        build(MIRRORED.scope), Saves()
+        build(MIRRORED.scope), small.SavesFirstEpoch(path)
     )
     at, statistic, weights = train(
         keras.saving.load_model(path), initial_epoch=1

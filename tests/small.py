@@ -6,6 +6,15 @@ import numpy as np
 WIDTH = 8
 LENGTH = 6
 CLASSES = 3
+# With these some components freeze at other steps than the rest, in training
+# on `turning`.
+MONITORS = {
+    "gradient": {"tau": 1.1, "norm": "l1"},
+    "gradient_change": {"tau": 0.013, "norm": "mean_l1"},
+    "weight_change": {"tau": 0.009, "norm": "l2"},
+    "relative_change": {"tau": 0.98},
+    "transfer": {"horizon": 36},
+}
 
 
 def transformer(blocks=2, seed=0, width=WIDTH, hidden=16):
@@ -93,3 +102,15 @@ class At(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if batch == self.batch:
             self.do(self.model)
+
+
+class SavesFirstEpoch(keras.callbacks.Callback):
+    """Saves the model, to be trained on from there."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.model.save(self.path)

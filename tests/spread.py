@@ -8,19 +8,12 @@ import keras
 import numpy as np
 import small
 from jax.experimental import multihost_utils
+from small import MONITORS
 
 from keras_grades import GradES
 
 WIDTH, HIDDEN, BATCH = 32, 128, 8
 HUGE, TINY = 1e30, 1e-30
-# With these some components freeze at other steps than the rest.
-MONITORS = {
-    "gradient": {"tau": 1.1, "norm": "l1"},
-    "gradient_change": {"tau": 0.013, "norm": "mean_l1"},
-    "weight_change": {"tau": 0.009, "norm": "l2"},
-    "relative_change": {"tau": 0.98},
-    "transfer": {"horizon": 36},
-}
 GRACE = 5
 STEPS = collections.defaultdict(lambda: 40, transfer=190)
 LAYOUTS = {
