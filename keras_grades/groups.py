@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_grades.backend import backend
+
 
 class Groups:
     """The variables of each component, then of each of its followers.
@@ -77,9 +79,9 @@ class Groups:
         return ops.concatenate([share, ops.repeat(ops.mean(share), rest)])
 
     def spread(self, values, variables):
-        """One value a group to one for each of some variables in groups."""
-        index = [self.index_of(v) for v in variables]
-        return ops.take(values, np.array(index, "int32"))
+        """One value a group to a list of one for each of some variables."""
+        scalars = backend.scalars(values)
+        return [scalars[self.index_of(v)] for v in variables]
 
     def frozen_variables(self, frozen):
         """The variables of frozen groups.

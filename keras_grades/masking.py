@@ -24,9 +24,9 @@ class Held(NamedTuple):
     Attributes:
         variables: List of k `keras.Variable`.
         before: List of their k values before the update.
-        frozen: Boolean tensor of shape `(k,)`.
-        share: Float tensor of shape `(k,)`, the share of its update that each
-            takes, or `None` if all that are not frozen take all of it.
+        frozen: List of k boolean scalar tensors.
+        share: List of k float scalar tensors, the share of its update that
+            each takes, or `None` if all that are not frozen take all of it.
         any_held: Boolean scalar tensor, whether there is anything to put
             back, or `None` if that is done without a branch.
     """
@@ -62,11 +62,11 @@ def hold(gradients, variables, groups, frozen, share, zero):
     if not places:
         return None, gradients
     held_variables = [variables[i] for i in places]
+    hold_them = _hold_in_a_branch if backend.branches(frozen) else _hold
     frozen = groups.spread(frozen, held_variables)
     if share is not None:
         share = groups.spread(share, held_variables)
     held_gradients = [gradients[i] for i in places]
-    hold_them = _hold_in_a_branch if backend.branches(frozen) else _hold
     held, held_gradients = hold_them(
         held_gradients, held_variables, frozen, share, zero
     )
@@ -90,7 +90,9 @@ def _hold_in_a_branch(gradients, variables, frozen, share, zero):
     gradients stand in for the copies: same shapes, and no memory, but for
     the sparse gradients of embeddings.
     """
-    any_held = ops.any(frozen if share is None else share < 1)
+    any_held = ops.any(
+        ops.stack(frozen) if share is None else ops.stack(share) < 1
+    )
     values = [backend.gradient_values(g) for g in gradients]
     before = ops.cond(
         any_held,

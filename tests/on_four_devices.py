@@ -24,7 +24,7 @@ from spread import shardings
 from spread import train
 
 from keras_grades import GradES
-from keras_grades.monitors.transfer import ENTRIES
+from keras_grades.monitors.sample import ENTRIES
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -75,19 +75,18 @@ def test_decisions_of_one_device(arrangement, monitor, compiled):
     np.testing.assert_allclose(statistic, expected_statistic, 1e-3, 1e-5)
     for value, of_one in zip(weights, expected):
         np.testing.assert_allclose(value, of_one, atol=1e-5)
-    check_added(devices.collectives(compiled[-1]), plain[arrangement], monitor)
+    check_added(devices.collectives(compiled[-1]), plain[arrangement])
 
 
-def check_added(found, without, monitor):
+def check_added(found, without):
     """No monitor gathers a matrix: what is sent for it are a few numbers."""
     added = {k: collections.Counter(sizes) for k, sizes in found.items()}
     for kind, sizes in without.items():
         assert not collections.Counter(sizes) - added[kind]
         added[kind] -= collections.Counter(sizes)
-    if monitor == "transfer":
-        # Of each component, from weights and from gradients.
-        samples = added.pop("all-gather", {})
-        assert max(samples, default=0) <= 4 * ENTRIES
+    # Of each component, from gradients and, for one monitor, from weights.
+    samples = added.pop("all-gather", {})
+    assert max(samples, default=0) <= 4 * ENTRIES
     assert all(size <= 4 for sizes in added.values() for size in sizes)
 
 

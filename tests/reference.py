@@ -206,7 +206,7 @@ def transfer(seen, part, *, adapts):
 
     Args:
         seen: List of n pairs of arrays of shape `(steps, entries)`, the
-            gradients of a component and its weights after each step.
+            gradients of a component and the weights that they were taken at.
         part: The steps of a part.
         adapts: Whether windows are half as long, two parts, where most
             components have moved little.
@@ -255,7 +255,7 @@ def transfer_of(components, part):
         )
 
     seen = [
-        (flat([s.gradients for s in c.seen]), flat([s.after for s in c.seen]))
+        (flat([s.gradients for s in c.seen]), flat([s.before for s in c.seen]))
         for c in components
     ]
     return transfer(seen, part, adapts=False)

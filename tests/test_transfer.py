@@ -15,7 +15,7 @@ from keras_grades import GradESOptimizer
 from keras_grades import find_components
 from keras_grades.component import Component
 from keras_grades.monitors import UNDEFINED
-from keras_grades.monitors.transfer import ENTRIES
+from keras_grades.monitors.sample import ENTRIES
 from keras_grades.monitors.transfer import LEAST_PART
 from keras_grades.monitors.transfer import Transfer
 from keras_grades.outlook import Outlook
@@ -52,9 +52,9 @@ def measure(gradients, weights, horizon=12 * LEAST_PART, adapts=False):
             (keras.ops.array(g.reshape(SHAPE), "float32"),)
             for g in each_gradient
         ]
-        carry = monitor.before(state, given, variables)
         for (variable,), value in zip(variables, values):
             variable.assign(value.reshape(SHAPE))
+        carry = monitor.before(state, given, variables)
         statistic, state = monitor.after(state, carry, variables)
         found.append(keras.ops.convert_to_numpy(statistic))
     found = np.array(found)
@@ -96,9 +96,9 @@ def descend(noise, steps=400, rate=0.02):
     rng = np.random.default_rng(0)
     x, gradients, weights = np.full(12, 3.0), [], []
     for _ in range(steps):
+        weights.append(x)
         gradients.append(x + noise * rng.standard_normal(12))
         x = x - rate * gradients[-1]
-        weights.append(x)
     return np.array(gradients)[:, None], np.array(weights)[:, None]
 
 
@@ -133,7 +133,8 @@ def test_large_matrices_are_sampled_and_lora_pairs_are_shared():
     ]
     variables = [c.variables for c in components]
     values = [[keras.ops.convert_to_tensor(v) for v in g] for g in variables]
-    rows = keras.ops.convert_to_numpy(monitor.before({}, values, variables))
+    rows, _ = monitor.before({}, values, variables)
+    rows = keras.ops.convert_to_numpy(rows)
     assert rows.shape == (4, ENTRIES)
     used = np.count_nonzero(rows, axis=1)
     assert ENTRIES / 2 < used[0] <= ENTRIES

@@ -36,6 +36,10 @@ class Backend:
         """
         return ops.map(function, values)
 
+    def scalars(self, tensor):
+        """The entries of a tensor of shape `(k,)`, a list of k scalars."""
+        return ops.unstack(tensor)
+
     def snapshot(self, variables):
         """The values of variables, which stay when these are assigned to."""
         return [ops.copy(v) for v in variables]
@@ -114,6 +118,19 @@ class Backend:
             name: np.array(ops.convert_to_numpy(variable))
             for name, variable in optimizer.observed.items()
         }
+
+    def begin_to_read(self, optimizer, model, output):
+        """Copies what `read` reads, as it is now, and does not wait for it.
+
+        Args:
+            optimizer, model, output: As in `read`.
+
+        Returns:
+            Function that returns what `read` would have returned.
+        """
+        del model, output
+        copies = {k: ops.copy(v) for k, v in optimizer.observed.items()}
+        return lambda: {k: ops.convert_to_numpy(v) for k, v in copies.items()}
 
     def place(self, variable, value):
         """Assigns an array of the host, the same on each of several."""

@@ -20,6 +20,19 @@ class JaxBackend(Backend):
             return jnp.stack([jnp.sqrt(s) for s in squares])
         return jnp.stack([jnp.sum(jnp.abs(t)) for t in tensors])
 
+    def scalars(self, tensor):
+        """As reductions, which XLA does not fuse with what comes after them.
+
+        An entry taken by its place is: then the updates of two variables
+        differ in that place, and XLA, which compiles what is alike once,
+        compiles each of them.
+
+        Args:
+            tensor: Boolean or float tensor of shape `(k,)`, not negative.
+        """
+        rows, zero = np.eye(len(tensor), dtype=bool), tensor.dtype.type(0)
+        return [jnp.max(jnp.where(row, tensor, zero)) for row in rows]
+
     def snapshot(self, variables):
         """No copies: no array ever changes."""
         return [v.value for v in variables]
@@ -63,6 +76,14 @@ class JaxBackend(Backend):
         _, (_, _, optimizer_variables, _) = output
         values = _observed(optimizer, model, optimizer_variables)
         return {k: np.asarray(v) for k, v in jax.device_get(values).items()}
+
+    def begin_to_read(self, optimizer, model, output):
+        """The next step is given the arrays themselves, so they are copied."""
+        _, (_, _, optimizer_variables, _) = output
+        copies = _copies(_observed(optimizer, model, optimizer_variables))
+        for value in copies.values():
+            value.copy_to_host_async()
+        return lambda: {k: np.asarray(v) for k, v in copies.items()}
 
     def place(self, variable, value):
         """Assigns an array of the host, the same on each of several.
@@ -113,6 +134,11 @@ class JaxBackend(Backend):
 
     def compiles(self, model):
         return not model.run_eagerly and bool(model.jit_compile)
+
+
+@jax.jit
+def _copies(arrays):
+    return jax.tree.map(jnp.copy, arrays)
 
 
 def _observed(optimizer, model, optimizer_variables):

@@ -6,11 +6,12 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_grades.monitors.base import flatten
-from keras_grades.monitors.base import sum_by_component
+from keras_grades.backend import backend
 
 # So many entries of a variable at most.
 SAMPLE = 1024
+# So many at most stand for a whole component.
+ENTRIES = 256
 
 
 def sample(tensor, shape, entries=SAMPLE):
@@ -52,6 +53,35 @@ def of_matrices(variables):
     return places or list(range(len(variables)))
 
 
+def samples(tensors, variables):
+    """Some entries of each component, in a row of fixed length.
+
+    Args:
+        tensors: List of n tuples of tensors or `keras.Variable`s.
+        variables: List of n tuples of their `keras.Variable`s.
+
+    Returns:
+        Float tensor of shape `(n, ENTRIES)`, with zeros where a component has
+        fewer.
+    """
+    pieces, zeros = [], ops.zeros((ENTRIES,), "float32")
+    for group, of in zip(tensors, variables):
+        kept, left = of_matrices(of), ENTRIES
+        share = ENTRIES // max(1, len(kept))
+        for i in kept:
+            # That of a gradient may be unknown while a step is traced.
+            shape = of[i].shape
+            piece = backend.everywhere(sample(group[i], shape, share))
+            size = sample_size(shape, share)
+            pieces.append(ops.reshape(piece, (size,)))
+            left -= size
+        if left:
+            pieces.append(zeros[:left])
+    # All at once: on PyTorch each call takes time.
+    rows = ops.cast(ops.concatenate(pieces), "float32")
+    return ops.reshape(rows, (len(variables), ENTRIES))
+
+
 def has_gradient(gradients, variables):
     """Whether each component has a gradient, and not one of zeros.
 
@@ -65,14 +95,7 @@ def has_gradient(gradients, variables):
     Returns:
         Boolean tensor of shape `(n,)`.
     """
-    if not any(gradients):
-        return ops.zeros((len(gradients),), "bool")
+    is_nonzero = ops.not_equal(samples(gradients, variables), 0)
     # A variable without entries has converged, so its gradient counts.
-    is_nonzero = [
-        ops.any(ops.not_equal(sample(g, v.shape), 0))
-        if math.prod(v.shape)
-        else ops.ones((), "bool")
-        for g, v in zip(flatten(gradients), flatten(variables))
-    ]
-    count = ops.cast(ops.stack(is_nonzero), "int32")
-    return sum_by_component(count, gradients) > 0
+    is_empty = [any(0 in v.shape for v in group) for group in variables]
+    return ops.logical_or(ops.any(is_nonzero, axis=1), np.array(is_empty))

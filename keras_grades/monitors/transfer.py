@@ -17,16 +17,12 @@ arXiv 1909.09731).
 import numpy as np
 from keras import ops
 
-from keras_grades.backend import backend
 from keras_grades.monitors.base import UNDEFINED
 from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
-from keras_grades.monitors.sample import of_matrices
-from keras_grades.monitors.sample import sample
-from keras_grades.monitors.sample import sample_size
+from keras_grades.monitors.sample import ENTRIES
+from keras_grades.monitors.sample import samples
 
-# So many entries at most stand for a component.
-ENTRIES = 256
 # The horizon has this many parts. Fewer steps in one than these are noise.
 PARTS, LEAST_PART = 12, 3
 # A window has two parts, or four: a column of the state for each. Three
@@ -84,22 +80,25 @@ class Transfer(Monitor):
         }
 
     def before(self, state, gradients, variables):
-        gradients = _samples(gradients, variables)
+        gradients = samples(gradients, variables)
         # One bad batch does not spoil a window.
-        return ops.where(ops.isfinite(gradients), gradients, 0.0)
+        gradients = ops.where(ops.isfinite(gradients), gradients, 0.0)
+        # The weights that it is the gradient at.
+        return gradients, samples(variables, variables)
 
     def after(self, state, carry, variables):
-        weights = _samples(variables, variables)
+        del variables
+        gradients, weights = carry
         seen = state["seen"] + 1
         start = ops.where(seen[:, None] == 1, weights, state["start"])
         path = _added(state["path"], weights - start)
-        pull = _added(state["pull"], carry)
+        pull = _added(state["pull"], gradients)
         ends = seen % self.part == 0
         # Not a minus: PyTorch leaves that to numpy, which knows no device.
         counts = ops.subtract(seen[:, None] // self.part + 1, NEEDED)
         is_new = ops.logical_and(ends[:, None], counts > 0)
         # What takes no part in this step is not compared with.
-        takes_part = ops.any(ops.not_equal(carry, 0), axis=1, keepdims=True)
+        takes_part = ops.any(ops.not_equal(gradients, 0), axis=1, keepdims=True)
         is_new = ops.logical_and(is_new, takes_part)
         added = added_to_cosine(*compare(path, pull), is_new)
         cosine = _mean(state["cosine"], added, counts)
@@ -204,23 +203,3 @@ def _mean(mean, value, counts):
 
 def _moved(path, start):
     return _norm(path[:, 0]) / ops.maximum(_norm(start), TINY)
-
-
-def _samples(tensors, variables):
-    """Some entries of each component, in a row of fixed length."""
-    pieces, zeros = [], ops.zeros((ENTRIES,), "float32")
-    for group, of in zip(tensors, variables):
-        kept, left = of_matrices(of), ENTRIES
-        share = ENTRIES // max(1, len(kept))
-        for i in kept:
-            # That of a gradient may be unknown while a step is traced.
-            shape = of[i].shape
-            piece = backend.everywhere(sample(group[i], shape, share))
-            size = sample_size(shape, share)
-            pieces.append(ops.reshape(piece, (size,)))
-            left -= size
-        if left:
-            pieces.append(zeros[:left])
-    # All at once: on PyTorch each call takes time.
-    rows = ops.cast(ops.concatenate(pieces), "float32")
-    return ops.reshape(rows, (len(variables), ENTRIES))
