@@ -6,9 +6,10 @@ from typing import NamedTuple
 from keras_grades import trace
 
 # After the grace period the host looks at the state at least once in this
-# many steps, more often in short runs: stopping late may cost one per cent of
-# them at most.
+# many steps, more often in short runs: at one look it sees what was so at the
+# last, and stopping late may cost one per cent of the steps at most.
 MAX_STEPS_BETWEEN_LOOKS = 8
+LOOKS = 200
 
 
 class Plan(NamedTuple):
@@ -52,7 +53,7 @@ def next_look(step, total_steps, grace_steps):
     """
     every = MAX_STEPS_BETWEEN_LOOKS
     if total_steps is not None:
-        every = max(1, min(every, total_steps // 100))
+        every = max(1, min(every, total_steps // LOOKS))
     in_time_for_trace = (step // trace.ROWS + 1) * trace.ROWS
     if step < grace_steps:
         in_time_to_freeze = math.ceil(grace_steps / every) * every

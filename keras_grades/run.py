@@ -9,9 +9,11 @@ from keras import ops
 
 from keras_grades import messages
 from keras_grades import trace
+from keras_grades.actions import Freeze
 from keras_grades.backend import backend
 from keras_grades.criterion import NEVER
-from keras_grades.plan import next_look
+from keras_grades.looks import Looks
+from keras_grades.plan import LOOKS
 from keras_grades.rebuild.installation import Installation
 from keras_grades.rebuild.rebuilder import Rebuilder
 from keras_grades.report import FreezeReport
@@ -25,7 +27,8 @@ class Run:
 
     The state of the run is in the variables of the optimizer. The host looks
     at it now and then, at steps that depend on the plan alone: stops `fit()`,
-    and has the train step rebuilt without frozen components.
+    and has the train step rebuilt without frozen components. It does not wait
+    for the device: at one look it reads what it began to copy at the last.
 
     Args:
         model: A compiled `keras.Model`.
@@ -85,9 +88,7 @@ class Run:
         share = options.max_frozen_ratio
         self._enough = math.ceil(share * len(self.components) - 1e-9)
         self._say = say
-        # Counted on the host: it does not wait for the device.
-        self._batches = 0
-        self._next_look = math.inf
+        self._looks = Looks(optimizer, model, plan.batches_per_step, clock)
         self._first_step = 0
         # The last step at which a component has converged, or 0.
         self._converged_at = 0
@@ -152,7 +153,7 @@ class Run:
     def _begin_at(self, step):
         if self._is_enough():
             self._stop_before_a_step(step)
-        self._plan_next_look(step)
+        self._plan_next_look()
         self._say_where_it_begins(step)
 
     def can_take_over(self, other):
@@ -193,7 +194,7 @@ class Run:
 
     def take_up(self):
         """Reads the step that training goes on from, and the frozen state."""
-        state = backend.read(self.optimizer, self._model)
+        state = self._looks.read(self._looks.now())
         step = int(state["step"])
         self._converged_at = int(state["converged_at"].max())
         self.trace = trace.Trace(step, len(self.components))
@@ -202,49 +203,79 @@ class Run:
 
     def _after_call(self, output, first_call_began):
         """Runs after each call of the train function: one comparison."""
-        self._batches += self._model.steps_per_execution
+        looks = self._looks
+        looks.batches += self._model.steps_per_execution
         if first_call_began is not None:
             # Waits for the step, and decides nothing: when that is does not
             # depend on the time.
-            state = backend.read(self.optimizer, self._model, output)
-            self.rebuilder.compiled(int(state["step"]), first_call_began)
-        if self._batches >= self._next_look:
+            sight = looks.now(output)
+            step = int(looks.read(sight)["step"])
+            self.rebuilder.compiled(step, first_call_began, sight.time)
+        if looks.is_due:
+            self._look_back(output)
+
+    def _look_back(self, output):
+        """Looks at what was so at the last look: that is there by now.
+
+        Where `fit()` may have to stop, it waits for what is so now.
+        """
+        last = self._looks.last()
+        if last is not None:
+            self._take_in(last)
+        if self._must_wait():
             self.look(output)
+            return
+        self._looks.begin(output)
+        self._plan_next_look()
+
+    def _must_wait(self):
+        """Whether `fit()` may have to stop right now.
+
+        When what settles comes to rest is known ahead. What freezes at once is
+        not seen until the next look, which is too late in a short run.
+        """
+        if self._rest_at is not None:
+            return self._looks.step >= self._stop_at
+        is_short = self.total_steps is not None and self.total_steps < LOOKS
+        freezes_at_once = isinstance(self.optimizer.rule.action, Freeze)
+        return self._is_enough() or (is_short and freezes_at_once)
 
     def look(self, output=None):
-        """Reads the state from the device; stops `fit()` if it is time.
+        """Looks at the state as it is now; stops `fit()` if it is time.
 
         Args:
             output: What the train function returned, or `None` between
                 epochs.
         """
-        state = backend.read(self.optimizer, self._model, output)
+        step = self._take_in(self._looks.now(output))
+        if self._is_enough() and not self._model.stop_training:
+            self._stop(step)
+        self._plan_next_look()
+
+    def _take_in(self, sight):
+        """Takes in the state at one look; returns its step."""
+        state = self._looks.read(sight)
         step = int(state["step"])
         backend.check_agreement(self._model, state["frozen_at"])
         self._converged_at = int(state["converged_at"].max())
-        self.rebuilder.ran(step, self.frozen)
+        self.rebuilder.ran(step, sight.time, self.frozen)
         self.trace.extend(step, state["trace"])
         newly_frozen = self._note_frozen(state["frozen_at"])
         for line in messages.freezing(self.components, newly_frozen, step):
             self._say(line, level=2, in_epoch=True)
         self._see_the_end(state["converged_at"])
-        self._compare_with_plan(step)
-        if self._is_enough() and not self._model.stop_training:
-            self._stop(step)
-        stop = None if self._rest_at is None else self._stop_at
-        self.rebuilder.decide(step, self.frozen, self._rest_at, stop)
-        self._plan_next_look(step)
+        self._compare_with_plan(step, sight.batches)
+        self.rebuilder.decide(step, self.frozen, self._rest_at, self._stop_at)
+        return step
 
-    def _compare_with_plan(self, step):
+    def _compare_with_plan(self, step, batches):
         """Warns, once, of far fewer updates than batches stand for."""
-        planned = self._batches // self._plan.batches_per_step
+        planned = batches // self._plan.batches_per_step
         updates = step - self._first_step
         if self._has_warned or planned < FEW or updates > planned // 2:
             return
         self._has_warned = True
-        warnings.warn(
-            messages.few_updates(updates, self._batches), stacklevel=2
-        )
+        warnings.warn(messages.few_updates(updates, batches), stacklevel=2)
 
     def _note_frozen(self, frozen_at):
         """Notes freeze steps; returns the newly frozen components."""
@@ -272,12 +303,9 @@ class Run:
         logs |= {name: float(value) for name, value in of_optimizer.items()}
         self.installation.idle_logs = logs
 
-    def _plan_next_look(self, step):
-        next_step = next_look(
-            step, self.total_steps, self.optimizer.rule.grace_steps
-        )
-        batches = self._plan.batches_per_step * (next_step - step)
-        self._next_look = self._batches + batches
+    def _plan_next_look(self):
+        grace_steps = self.optimizer.rule.grace_steps
+        self._looks.plan(self.total_steps, grace_steps, self._stop_at)
 
     def skip_time(self):
         """Leaves out the time since the last look."""
@@ -329,6 +357,8 @@ class Run:
     @property
     def _stop_at(self):
         """Integer, the step after which enough is frozen, once it is known."""
+        if self._rest_at is None:
+            return None
         return int(np.sort(self._rest_at)[self._enough - 1])
 
     def say_where_it_ends(self):

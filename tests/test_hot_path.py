@@ -73,22 +73,6 @@ def test_no_transfer_between_looks(reads, monitor, verbose):
     assert {1, 64, grace} <= looked_after
 
 
-@on_jax
-def test_long_runs_are_looked_at_once_in_eight_steps(reads):
-    counts = []
-
-    class Between(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            counts.append(len(reads))
-
-    x, y = small.data(100)
-    grades = GradES(TINY, alpha=0, verbose=0)
-    compiled().fit(x, y, 4, epochs=10, verbose=0, callbacks=[Between(), grades])
-    # Keras itself reads the metrics at the end of each of the ten epochs.
-    looked = np.count_nonzero(np.diff(counts))
-    assert 1000 // 8 <= looked <= 1000 // 8 + 10 + 1
-
-
 def test_keras_dispatches_ahead_as_without():
     """No hook that makes Keras fetch the logs of each batch."""
     callbacks = keras.callbacks.CallbackList([GradES(TINY)])

@@ -342,8 +342,8 @@ def test_a_run_rebuilds_when_a_block_has_settled(compiling, rebuilds):
     model.compile(keras.optimizers.Adam(1e-3), small.loss())
     grades = GradES(verbose=0)
     now = itertools.count()
-    # Where an epoch begins, where the first step does, and where that ends.
-    first = iter([0, 0])
+    # Where training begins, an epoch, the first step, and where that ends.
+    first = iter([0, 0, 0])
     grades.clock = lambda: next(first, compiling) + next(now)
     x, y = small.data(30)
     model.fit(x, y, 4, epochs=4, verbose=0, callbacks=[grades])
@@ -352,7 +352,8 @@ def test_a_run_rebuilds_when_a_block_has_settled(compiling, rebuilds):
     if backend.compiles(model):
         assert len(timing["compilations"]) == 1 + rebuilds
     if rebuilds and backend.compiles(model):
-        assert timing["compilations"][1]["step"] == 109
+        # It is seen at the look after that.
+        assert timing["compilations"][1]["step"] == 110
         assert timing["compilations"][1]["frozen"] == 6
         assert timing["why_not_rebuilt"] is None
     elif backend.compiles(model):

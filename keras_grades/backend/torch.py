@@ -34,6 +34,28 @@ class TorchBackend(Backend):
         """
         return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
+    def begin_to_read(self, optimizer, model, output):
+        """On a GPU to memory that can be copied to beside what comes next."""
+        del model, output
+        values = {k: v.value.detach() for k, v in optimizer.observed.items()}
+        if not all(v.is_cuda for v in values.values()):
+            copies = {k: v.clone() for k, v in values.items()}
+            return lambda: {k: v.cpu().numpy() for k, v in copies.items()}
+        copies = {
+            k: torch.empty(v.shape, dtype=v.dtype, pin_memory=True)
+            for k, v in values.items()
+        }
+        for k, value in values.items():
+            copies[k].copy_(value, non_blocking=True)
+        is_copied = torch.cuda.Event()
+        is_copied.record()
+
+        def state():
+            is_copied.synchronize()
+            return {k: v.numpy() for k, v in copies.items()}
+
+        return state
+
     def agree(self, model, decision):
         replicas = ddp.of(model)
         if replicas is None:

@@ -51,24 +51,24 @@ class Rebuilder:
     def total_steps(self, total_steps):
         self._rebuilds.total_steps = total_steps
 
-    def compiled(self, step, began):
-        """Tells that a first call has ended that began at that time."""
-        self._timed = step, self._clock()
-        self._rebuilds.compiled(step, self._timed[1] - began)
+    def compiled(self, step, began, ended):
+        """Tells when a first call began, and when it had ended."""
+        self._timed = step, ended
+        self._rebuilds.compiled(step, ended - began)
 
-    def ran(self, step, frozen):
-        """Tells that steps up to this one have ended.
+    def ran(self, step, time, frozen):
+        """Tells that steps up to this one had ended.
 
         Args:
             step: Integer.
+            time: Float, when that was.
             frozen: Boolean array of shape `(n,)`, what was frozen in them.
         """
         last_step, last_time = self._timed
-        now = self._clock()
         if step > last_step:
             _, share = self._pending(frozen)
-            self._rebuilds.ran(step - last_step, now - last_time, share)
-        self._timed = step, now
+            self._rebuilds.ran(step - last_step, time - last_time, share)
+            self._timed = step, time
 
     def skip_time(self, step):
         """Leaves out the time since this step ended."""
