@@ -141,8 +141,9 @@ class GradES(keras.callbacks.Callback):
             `model.optimizer` alone. `None` for the one that the model was
             compiled with. Defaults to `None`.
         max_frozen_ratio: Share of frozen components at which training stops.
-            A float in (0, 1]. The host looks after one per cent of the
-            planned steps, or 8, if that is less. Defaults to `1.0`.
+            A float in (0, 1]. Where that is not known ahead, as it is with
+            a cooldown, it stops one per cent of the planned steps later at
+            most, or 16 steps. Defaults to `1.0`.
         recompile: When to rebuild the train step without frozen components.
             `"always"`, `"never"`, an integer, the number of newly frozen
             components at which to rebuild, or `"auto"`, when that saves more

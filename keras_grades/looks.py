@@ -86,7 +86,6 @@ class Looks:
             output: What the train function returned, or `None` between
                 epochs.
         """
-        self._last = None
         state = backend.read(self._optimizer, self._model, output)
         return self._sight(lambda: state)
 

@@ -51,9 +51,9 @@ def next_look(step, total_steps, grace_steps):
         total_steps: Integer, the planned steps, or `None` if unknown.
         grace_steps: Integer, the first step that may freeze.
     """
-    every = MAX_STEPS_BETWEEN_LOOKS
+    every = MAX_STEPS_BETWEEN_LOOKS // 2
     if total_steps is not None:
-        every = max(1, min(every, total_steps // LOOKS))
+        every = max(1, min(MAX_STEPS_BETWEEN_LOOKS, total_steps // LOOKS))
     in_time_for_trace = (step // trace.ROWS + 1) * trace.ROWS
     if step < grace_steps:
         in_time_to_freeze = math.ceil(grace_steps / every) * every

@@ -219,14 +219,17 @@ class Run:
 
         Where `fit()` may have to stop, it waits for what is so now.
         """
-        last = self._looks.last()
-        if last is not None:
-            self._take_in(last)
+        self._take_in_the_last()
         if self._must_wait():
             self.look(output)
             return
         self._looks.begin(output)
         self._plan_next_look()
+
+    def _take_in_the_last(self):
+        last = self._looks.last()
+        if last is not None:
+            self._take_in(last)
 
     def _must_wait(self):
         """Whether `fit()` may have to stop right now.
@@ -247,6 +250,7 @@ class Run:
             output: What the train function returned, or `None` between
                 epochs.
         """
+        self._take_in_the_last()
         step = self._take_in(self._looks.now(output))
         if self._is_enough() and not self._model.stop_training:
             self._stop(step)

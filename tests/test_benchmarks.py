@@ -100,6 +100,7 @@ def test_gpu(run):
     for row in others:
         assert 0 < row["ms a step"] < math.inf and row["first step, s"] > 0
         assert row["bytes a read"] > 0 < row["reads a step"] <= 2
+        assert 0 < row["that wait"] < row["reads a step"]
     if keras.backend.backend() == "jax":
         watched, truncated = others[1], others[-1]
         assert plain["peak, MB"] <= watched["peak, MB"]
@@ -127,6 +128,17 @@ def test_first_step(run):
     for row in rows:
         added = row["plain s"] * (row["ratio"] - 1)
         assert row["added s"] == pytest.approx(added)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="it is JAX that dispatches ahead"
+)
+def test_in_flight(run):
+    plain, *watched = run("in_flight", "--rounds=1", STEPS=220)
+    assert plain["method"] == "plain" and len(watched) == 2
+    for row in (plain, *watched):
+        assert 0 <= row["low"] <= row["in flight"] <= row["high"] <= 64
+        assert row["empty"] <= 1
 
 
 @pytest.mark.long

@@ -192,7 +192,7 @@ def time_in_turns(runs, rounds, planned):
         runs: Dict from a name to a compiled model and a list of callbacks.
         rounds: Integer, steps to time of each.
         planned: Integer, steps that `fit()` is asked for. The host looks at
-            the state of GradES once in a hundredth of them, or in 8.
+            the state of GradES once in a two-hundredth of them, or in 8.
 
     Returns:
         Dict from the name to an array of seconds a step.

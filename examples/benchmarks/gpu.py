@@ -6,7 +6,7 @@
 It needs no data: BERT base, a decoder of the size of GPT-2, and one so small
 that the host must hurry, with random weights, in `mixed_bfloat16`. On a CPU
 `--models tiny` shows that it works. Steps are taken in turns, some at a time:
-within these the host does not wait, but for the looks of GradES.
+within these the host does not wait.
 """
 
 import common  # It chooses the backend.
@@ -29,9 +29,9 @@ device = importlib.import_module(f"gpu_{keras.backend.backend()}")
 
 FREEZE_AT = 2
 # Steps in a turn, after those in which everything is compiled.
-TURN, WARM_UP = 20, 12
+TURN, WARM_UP = 20, 20
 # Steps that `fit()` is asked for: the host looks at the state once in a
-# hundredth of them, or in 8. It ends after the turns that are timed.
+# two-hundredth of them, or in 8. It ends after the turns that are timed.
 PLANNED = 2000
 
 
@@ -191,12 +191,12 @@ def measure(name, rounds):
         model, batch = models[run]
         train(model, batch, PLANNED, timers[run], *RUNS[run](model))
 
-    with counted_reads() as reads:
+    with counted_reads() as (reads, waits):
         common.run_in_turns(fit, RUNS, turns)
     plain = np.array(timers["plain"].seconds)
     for run, timer in timers.items():
         ratio = common.ratio(np.array(timer.seconds), plain)
-        of_run = reads.get(id(models[run][0]), [])
+        model = id(models[run][0])
         yield {
             "model": name,
             "run": run,
@@ -206,8 +206,9 @@ def measure(name, rounds):
             "high": ratio["high"],
             "first step, s": timer.first,
             "peak, MB": peak_of(name, run),
-            "reads a step": len(of_run) / timer.steps,
-            "bytes a read": max(of_run, default=0),
+            "reads a step": len(reads[model]) / timer.steps,
+            "that wait": len(waits[model]) / timer.steps,
+            "bytes a read": max(reads[model], default=0),
         }
 
 
@@ -222,19 +223,35 @@ def train(model, batch, steps, *callbacks):
 
 @contextlib.contextmanager
 def counted_reads():
-    """A dict from the id of a model to the bytes of each look at its state."""
-    found, read = collections.defaultdict(list), backend.read
+    """Two dicts from the id of a model to the bytes of each look at its state.
 
-    def counting(optimizer, model, output=None):
+    Of all looks, and of those that wait for the device.
+    """
+    reads, waits = (collections.defaultdict(list) for _ in range(2))
+    read, begin_to_read = backend.read, backend.begin_to_read
+
+    def reading(optimizer, model, output=None):
         values = read(optimizer, model, output)
-        found[id(model)].append(sum(v.nbytes for v in values.values()))
+        size = sum(v.nbytes for v in values.values())
+        reads[id(model)].append(size)
+        waits[id(model)].append(size)
         return values
 
-    backend.read = counting
+    def beginning(optimizer, model, output):
+        state = begin_to_read(optimizer, model, output)
+
+        def counted():
+            values = state()
+            reads[id(model)].append(sum(v.nbytes for v in values.values()))
+            return values
+
+        return counted
+
+    backend.read, backend.begin_to_read = reading, beginning
     try:
-        yield found
+        yield reads, waits
     finally:
-        del backend.read
+        del backend.read, backend.begin_to_read
 
 
 def peak_of(name, run):

@@ -24,15 +24,20 @@ SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 def main(argv=None):
     args = parse_arguments(__doc__.split("\n")[0]).parse_args(argv)
-    tasks = QUICK if args.quick else TASKS
     seeds = args.seeds[:1] if args.quick else args.seeds
     rows = []
     for name in args.tasks:
-        task = dataclasses.replace(tasks[name], decay="none")
+        task = constant(name, args.quick)
         data = task.load(task.examples)
         for seed in seeds:
             rows += measure(name, task, data, seed)
     common.report("settled", rows, args.output)
+
+
+def constant(name, is_quick):
+    """A task, at a constant rate."""
+    tasks = QUICK if is_quick else TASKS
+    return dataclasses.replace(tasks[name], decay="none")
 
 
 def measure(name, task, data, seed):
