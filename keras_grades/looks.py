@@ -13,12 +13,15 @@ class Sight(NamedTuple):
 
     Attributes:
         batches: Integer, the batches of the run by then.
-        time: Float, when that was.
+        time: Float, when that was. If the host did not wait, the device may
+            have been behind.
+        has_waited: Boolean.
         state: Function that returns it, a dict of arrays.
     """
 
     batches: int
     time: float
+    has_waited: bool
     state: Callable[[], dict]
 
 
@@ -87,7 +90,7 @@ class Looks:
                 epochs.
         """
         state = backend.read(self._optimizer, self._model, output)
-        return self._sight(lambda: state)
+        return Sight(self.batches, self._clock(), True, lambda: state)
 
     def last(self):
         """The `Sight` of the last look, if that did not wait, or `None`."""
@@ -100,9 +103,5 @@ class Looks:
         Args:
             output: What the train function returned.
         """
-        self._last = self._sight(
-            backend.begin_to_read(self._optimizer, self._model, output)
-        )
-
-    def _sight(self, state):
-        return Sight(self.batches, self._clock(), state)
+        state = backend.begin_to_read(self._optimizer, self._model, output)
+        self._last = Sight(self.batches, self._clock(), False, state)

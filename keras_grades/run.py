@@ -115,11 +115,15 @@ class Run:
                 that ended. Defaults to `None`.
         """
         self.has_begun = True
-        step = self._first_step = self.take_up()
+        state = self.take_up()
+        step = self._first_step = int(state["step"])
         if earlier is not None:
             self._is_open = earlier.is_in_loop_with(self._plan, epoch)
         self._plan_from(step, epoch)
         self._begin_at(step)
+        # In the middle of settling, too.
+        self._see_the_end(state["converged_at"])
+        self._plan_next_look()
         if not self._model.stop_training:
             self.rebuilder.begin(self.frozen)
 
@@ -163,16 +167,22 @@ class Run:
             other: The `Run` of the same callback that is about to begin.
         """
         state = backend.read(other.optimizer, other.installation.model)
+        if (
+            not self.has_begun
+            or state["step"]  # A checkpoint was loaded.
+            or self.optimizer.policy != other.optimizer.policy
+            or _owned(self.components) != _owned(other.components)
+            or not self.installation.can_take_over(other.installation)
+        ):
+            return False
+        # It may have been interrupted since the last look.
+        last = self._looks.last()
+        if last is not None:
+            self._note(last)
+        self._note(self._looks.now())
         deadline = self.optimizer.rule.criterion.deadline
-        return (
-            self.has_begun
-            # What settled because its plan ended learns on in the next one.
-            and (deadline is None or self._converged_at < deadline)
-            and not state["step"]  # Else a checkpoint was loaded.
-            and self.optimizer.policy == other.optimizer.policy
-            and _owned(self.components) == _owned(other.components)
-            and self.installation.can_take_over(other.installation)
-        )
+        # What settled because its plan ended learns on in the next one.
+        return deadline is None or self._converged_at < deadline
 
     def take_over(self, other, epoch):
         """Goes on in place of another run, with the plan of that.
@@ -193,13 +203,12 @@ class Run:
         self._begin_at(step)
 
     def take_up(self):
-        """Reads the step that training goes on from, and the frozen state."""
+        """Reads, and returns, the state that training goes on from."""
         state = self._looks.read(self._looks.now())
-        step = int(state["step"])
         self._converged_at = int(state["converged_at"].max())
-        self.trace = trace.Trace(step, len(self.components))
+        self.trace = trace.Trace(int(state["step"]), len(self.components))
         self._note_frozen(state["frozen_at"])
-        return step
+        return state
 
     def _after_call(self, output, first_call_began):
         """Runs after each call of the train function: one comparison."""
@@ -209,7 +218,7 @@ class Run:
             # Waits for the step, and decides nothing: when that is does not
             # depend on the time.
             sight = looks.now(output)
-            step = int(looks.read(sight)["step"])
+            step = int(sight.state()["step"])
             self.rebuilder.compiled(step, first_call_began, sight.time)
         if looks.is_due:
             self._look_back(output)
@@ -258,19 +267,24 @@ class Run:
 
     def _take_in(self, sight):
         """Takes in the state at one look; returns its step."""
-        state = self._looks.read(sight)
+        was_frozen = self.frozen
+        state, newly_frozen = self._note(sight)
         step = int(state["step"])
         backend.check_agreement(self._model, state["frozen_at"])
-        self._converged_at = int(state["converged_at"].max())
-        self.rebuilder.ran(step, sight.time, self.frozen)
-        self.trace.extend(step, state["trace"])
-        newly_frozen = self._note_frozen(state["frozen_at"])
+        self.rebuilder.ran(step, sight.time, sight.has_waited, was_frozen)
         for line in messages.freezing(self.components, newly_frozen, step):
             self._say(line, level=2, in_epoch=True)
         self._see_the_end(state["converged_at"])
         self._compare_with_plan(step, sight.batches)
         self.rebuilder.decide(step, self.frozen, self._rest_at, self._stop_at)
         return step
+
+    def _note(self, sight):
+        """Notes what is to be seen; the state, and what is newly frozen."""
+        state = self._looks.read(sight)
+        self._converged_at = int(state["converged_at"].max())
+        self.trace.extend(int(state["step"]), state["trace"])
+        return state, self._note_frozen(state["frozen_at"])
 
     def _compare_with_plan(self, step, batches):
         """Warns, once, of far fewer updates than batches stand for."""

@@ -7,6 +7,9 @@ import small
 
 from keras_grades import GradES
 from keras_grades.backend import backend
+from keras_grades.plan import next_look
+from keras_grades.rebuild.costs import StepWork
+from keras_grades.rebuild.rebuilder import Rebuilder
 from keras_grades.run import Run
 
 pytestmark = pytest.mark.alike
@@ -16,15 +19,26 @@ SETTLES = {"monitor": "transfer", "cooldown": 1.0}
 FREEZES = {"tau": {"query|up": 1e30, "": 1e-30}, "alpha": 301}
 
 
-def train(epochs=2, steps=120, **arguments):
+def train(epochs=2, steps=120, callbacks=(), **arguments):
     model = small.transformer()
     model.compile(keras.optimizers.Adam(1e-3), small.loss())
     grades = GradES(**arguments, verbose=0)
+    fit(model, grades, epochs, steps, callbacks)
+    return model, grades
+
+
+def fit(model, grades, epochs, steps, callbacks=(), first=0):
     x, y = small.data(steps)
     model.fit(
-        x, y, 4, epochs=epochs, shuffle=False, verbose=0, callbacks=[grades]
+        x,
+        y,
+        4,
+        initial_epoch=first,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[grades, *callbacks],
     )
-    return model, grades
 
 
 @pytest.fixture
@@ -56,10 +70,15 @@ def test_it_waits_only_where_training_pauses(calls):
     assert calls["begin_to_read"] >= 240 - 7
 
 
-def test_a_long_run_is_looked_at_once_in_eight_steps(calls):
-    train(steps=400, epochs=5, tau=1e-30, alpha=0)
-    assert 2000 // 8 - 10 <= calls["begin_to_read"] <= 2000 // 8
-    assert calls["read"] <= 2 + 5 + 1
+@pytest.mark.parametrize(
+    "total_steps, every", [(100, 1), (400, 2), (2000, 8), (None, 4)]
+)
+def test_two_looks_take_a_hundredth_or_sixteen_steps(total_steps, every):
+    step, looks = 0, []
+    while step < 400:
+        step = next_look(step, total_steps, grace_steps=0)
+        looks.append(step)
+    assert looks == list(range(every, 401, every))
 
 
 @pytest.mark.everywhere
@@ -102,3 +121,65 @@ def test_each_step_is_in_the_trace_as_it_was(alpha):
     # No row is that of another step.
     statistic = grades.trace["statistic"]
     assert (np.diff(statistic, axis=0) != 0).any(axis=1).all()
+
+
+def test_a_run_that_is_resumed_stops_at_the_same_step(tmp_path):
+    """One step before the end, which it knows from the file."""
+    path = tmp_path / "model.keras"
+    settles = {"tau": 1e30, "alpha": 90, "cooldown": 12}
+    _, grades = train(2, 101, [small.SavesFirstEpoch(path)], **settles)
+    assert grades.stopped_step == 102
+    model, resumed = keras.saving.load_model(path), GradES(**settles, verbose=0)
+    fit(model, resumed, 2, 101, first=1)
+    assert resumed.stopped_step == 102
+
+
+@pytest.mark.everywhere
+def test_an_interrupted_run_goes_on_from_its_last_step():
+    """Not from its last look."""
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if (self.epoch, batch) == (1, 40):
+                raise KeyboardInterrupt
+
+    model = small.transformer()
+    model.compile(keras.optimizers.Adam(1e-3), small.loss())
+    grades = GradES(1e-30, alpha=230, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, grades, 3, 80, [Interrupt()])
+    fit(model, grades, 3, 80, first=1)
+    assert grades.total_steps == 120 + 160
+    assert grades.trace["step"].tolist() == list(range(1, 281))
+
+
+def test_time_is_taken_between_looks_of_one_kind():
+    """The device may be behind where the host has not waited."""
+
+    class Rebuilds:
+        def __init__(self):
+            self.taken = []
+
+        def compiled(self, step, seconds):
+            self.taken.append((step, seconds, "compiled"))
+
+        def ran(self, steps, seconds, share):
+            self.taken.append((steps, seconds, share))
+
+    rebuilds, none = Rebuilds(), np.zeros(0, bool)
+    work = StepWork([], [], 1, 1)
+    rebuilder = Rebuilder(None, rebuilds, work, [], [], lambda: 200.0)
+    rebuilder.compiled(1, began=0.0, ended=10.0)
+    rebuilder.ran(9, 10.25, False, none)  # Eight are on their way.
+    rebuilder.ran(17, 18.25, False, none)
+    rebuilder.ran(20, 29.0, True, none)  # It catches up with eleven.
+    rebuilder.skip_time(20)
+    rebuilder.ran(22, 203.0, True, none)
+    assert rebuilds.taken == [
+        (1, 10.0, "compiled"),
+        (8, 8.0, 0.0),
+        (2, 3.0, 0.0),
+    ]

@@ -169,6 +169,16 @@ def test_the_sample_is_small(shape):
     assert min(np.prod(shape), 0.7 * SAMPLE) <= entries <= SAMPLE
 
 
+@pytest.mark.parametrize(
+    "shape", [(8, 4096, 14336), (384, 12, 32), (40, 9, 70)]
+)
+def test_no_expert_and_no_head_is_passed_over(shape):
+    along_shortest = grid(shape, 256)[int(np.argmin(shape))]
+    assert along_shortest.step == 1
+    entries = np.broadcast_to(np.float32(0), shape)[grid(shape, 256)].size
+    assert 0.7 * 256 <= entries <= 256
+
+
 def size_of_twos(*shapes):
     variables = variables_of(*shapes)
     return size_of_update(

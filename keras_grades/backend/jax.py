@@ -74,16 +74,17 @@ class JaxBackend(Backend):
         if output is None:
             return super().read(optimizer, model)
         _, (_, _, optimizer_variables, _) = output
-        values = _observed(optimizer, model, optimizer_variables)
-        return {k: np.asarray(v) for k, v in jax.device_get(values).items()}
+        return _on_host(_observed(optimizer, model, optimizer_variables))
 
     def begin_to_read(self, optimizer, model, output):
         """The next step is given the arrays themselves, so they are copied."""
         _, (_, _, optimizer_variables, _) = output
         copies = _copies(_observed(optimizer, model, optimizer_variables))
-        for value in copies.values():
-            value.copy_to_host_async()
-        return lambda: {k: np.asarray(v) for k, v in copies.items()}
+        # As wanted as `device_get` is, which says so itself.
+        with jax.transfer_guard_device_to_host("allow"):
+            for value in copies.values():
+                value.copy_to_host_async()
+        return lambda: _on_host(copies)
 
     def place(self, variable, value):
         """Assigns an array of the host, the same on each of several.
@@ -134,6 +135,10 @@ class JaxBackend(Backend):
 
     def compiles(self, model):
         return not model.run_eagerly and bool(model.jit_compile)
+
+
+def _on_host(values):
+    return {k: np.asarray(v) for k, v in jax.device_get(values).items()}
 
 
 @jax.jit

@@ -42,13 +42,16 @@ class TorchBackend(Backend):
             copies = {k: v.clone() for k, v in values.items()}
             return lambda: {k: v.cpu().numpy() for k, v in copies.items()}
         copies = {
-            k: torch.empty(v.shape, dtype=v.dtype, pin_memory=True)
+            k: torch.empty(
+                v.shape, dtype=v.dtype, device="cpu", pin_memory=True
+            )
             for k, v in values.items()
         }
         for k, value in values.items():
             copies[k].copy_(value, non_blocking=True)
+        # That of the device that copies, which need not be the current one.
         is_copied = torch.cuda.Event()
-        is_copied.record()
+        is_copied.record(torch.cuda.current_stream(values["step"].device))
 
         def state():
             is_copied.synchronize()

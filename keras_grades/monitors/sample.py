@@ -32,10 +32,13 @@ def grid(shape, entries=SAMPLE):
 
     Longer axes make up for what a short one lacks. Rows and columns are
     passed over as a whole: a matrix that is spread over devices stays there.
+    Of a stack of few matrices, as of experts or heads, none is passed over.
     """
     steps, left = {}, entries
     for done, axis in enumerate(np.argsort(shape, kind="stable")):
         wanted = max(1, int(left ** (1 / (len(shape) - done)) + 1e-6))
+        if len(shape) > 2 and not done and shape[axis] <= entries // 4:
+            wanted = max(1, shape[axis])
         steps[axis] = max(1, math.ceil(shape[axis] / wanted))
         left //= max(1, len(range(0, shape[axis], steps[axis])))
     return tuple(slice(None, None, steps[a]) for a in range(len(shape)))
@@ -87,6 +90,7 @@ def has_gradient(gradients, variables):
 
     Zeros come from a part of the model that took no part in this batch, such
     as a tower, a dropped layer or an expert: they say nothing of convergence.
+    It goes by some entries of its matrices.
 
     Args:
         gradients: List of n tuples of tensors.

@@ -35,8 +35,9 @@ class Rebuilder:
         # What is out of the train step.
         self._structural = np.zeros(len(components), bool)
         self.is_due = False
-        # The step up to which the time was taken, and when that was.
-        self._timed = 0, 0.0
+        # The step up to which the time was taken, when that was, and whether
+        # the host had waited for it.
+        self._timed = 0, 0.0, True
 
     def begin(self, frozen):
         """Before the first step: to leave out frozen ones costs nothing."""
@@ -53,26 +54,33 @@ class Rebuilder:
 
     def compiled(self, step, began, ended):
         """Tells when a first call began, and when it had ended."""
-        self._timed = step, ended
+        self._timed = step, ended, True
         self._rebuilds.compiled(step, ended - began)
 
-    def ran(self, step, time, frozen):
-        """Tells that steps up to this one had ended.
+    def ran(self, step, time, has_waited, frozen):
+        """Tells that steps up to this one had ended, or were given away.
+
+        The device may be behind by some steps, always as many. So it takes to
+        do them as long as it takes to give it them, but not from where the
+        host has waited to where it has not.
 
         Args:
             step: Integer.
             time: Float, when that was.
+            has_waited: Boolean, whether they had ended.
             frozen: Boolean array of shape `(n,)`, what was frozen in them.
         """
-        last_step, last_time = self._timed
-        if step > last_step:
+        last_step, last_time, had_waited = self._timed
+        if step <= last_step:
+            return
+        if has_waited == had_waited:
             _, share = self._pending(frozen)
             self._rebuilds.ran(step - last_step, time - last_time, share)
-            self._timed = step, time
+        self._timed = step, time, has_waited
 
     def skip_time(self, step):
         """Leaves out the time since this step ended."""
-        self._timed = step, self._clock()
+        self._timed = step, self._clock(), True
 
     def decide(self, step, frozen, rest_at=None, stop=None):
         """Decides whether to rebuild before the next step.
@@ -87,9 +95,11 @@ class Rebuilder:
         ahead = None
         if rest_at is not None:
             ahead = self._ahead(step, frozen, rest_at, stop)
-        is_due = self._rebuilds.is_due(step, *self._pending(frozen), ahead)
+        newly_frozen, share = self._pending(frozen)
+        is_due = self._rebuilds.is_due(step, newly_frozen, share, ahead)
         # It goes by the time, which is another one on each host.
-        self.is_due = backend.agree(self._installation.model, is_due)
+        model = self._installation.model
+        self.is_due = newly_frozen > 0 and backend.agree(model, is_due)
 
     def rebuild(self, frozen):
         """Makes logical freezes structural.
