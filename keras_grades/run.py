@@ -243,11 +243,18 @@ class Run:
     def _must_wait(self):
         """Whether `fit()` may have to stop right now.
 
-        When what settles comes to rest is known ahead. What freezes at once is
-        not seen until the next look, which is too late in a short run.
+        When what settles comes to rest is known ahead, and so is the deadline
+        by which it begins to. What freezes at once is not seen until the next
+        look, which is too late in a short run.
         """
+        step, deadline = (
+            self._looks.step,
+            self.optimizer.rule.criterion.deadline,
+        )
         if self._rest_at is not None:
-            return self._looks.step >= self._stop_at
+            return step >= self._stop_at
+        if deadline is not None and step >= deadline:
+            return True
         is_short = self.total_steps is not None and self.total_steps < LOOKS
         freezes_at_once = isinstance(self.optimizer.rule.action, Freeze)
         return self._is_enough() or (is_short and freezes_at_once)

@@ -130,6 +130,7 @@ def test_first_step(run):
         assert row["added s"] == pytest.approx(added)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="it is JAX that dispatches ahead"
 )

@@ -14,9 +14,8 @@ from keras_grades.run import Run
 
 pytestmark = pytest.mark.alike
 
-# Decides at step 120 of 240, by the plan; and freezes one by one.
+# Decides halfway, by the plan, and freezes one by one.
 SETTLES = {"monitor": "transfer", "cooldown": 1.0}
-FREEZES = {"tau": {"query|up": 1e30, "": 1e-30}, "alpha": 301}
 
 
 def train(epochs=2, steps=120, callbacks=(), **arguments):
@@ -62,12 +61,13 @@ def calls(monkeypatch):
 
 @pytest.mark.everywhere
 def test_it_waits_only_where_training_pauses(calls):
-    _, grades = train(**SETTLES)
-    assert grades.stopped_step == 240
-    # Where it begins, after the first step and that of a rebuild, and after two
-    # epochs; where the last step is known to be; and at the end of `fit()`.
-    assert calls["read"] <= 7
-    assert calls["begin_to_read"] >= 240 - 7
+    _, grades = train(steps=60, **SETTLES)
+    assert grades.stopped_step == 120
+    # Where it begins, after the first step and that of a rebuild, at the
+    # deadline, and after two epochs; where the last step is known to be; and
+    # at the end of `fit()`.
+    assert calls["read"] <= 8
+    assert calls["begin_to_read"] >= 120 - 8
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,14 @@ def test_two_looks_take_a_hundredth_or_sixteen_steps(total_steps, every):
 
 
 @pytest.mark.everywhere
-@pytest.mark.parametrize("recompile", ["never", "always"])
+@pytest.mark.parametrize(
+    "recompile", ["never", pytest.param("always", marks=pytest.mark.long)]
+)
 def test_waiting_would_change_no_decision(recompile, monkeypatch):
-    model, grades = train(recompile=recompile, **SETTLES)
+    model, grades = train(steps=60, recompile=recompile, **SETTLES)
     monkeypatch.setattr(Run, "_must_wait", lambda run: True)
-    waiting, expected = train(recompile=recompile, **SETTLES)
-    assert {c.frozen_at for c in grades.components} == {180, 240}
+    waiting, expected = train(steps=60, recompile=recompile, **SETTLES)
+    assert {c.frozen_at for c in grades.components} == {90, 120}
     for found, of in zip(grades.components, expected.components):
         assert found.frozen_at == of.frozen_at
     assert grades.stopped_step == expected.stopped_step
@@ -98,12 +100,16 @@ def test_waiting_would_change_no_decision(recompile, monkeypatch):
             np.testing.assert_array_equal(found, of)
 
 
-@pytest.mark.parametrize("steps, late", [(150, 0), (400, 4), (800, 8)])
+@pytest.mark.parametrize(
+    "steps, late",
+    [(150, 0), (400, 4), pytest.param(800, 8, marks=pytest.mark.long)],
+)
 def test_what_freezes_at_once_stops_a_hundredth_later_at_most(steps, late):
     _, grades = train(
-        **{**FREEZES, "alpha": steps // 2 + 1},
         epochs=1,
         steps=steps,
+        tau={"query|up": 1e30, "": 1e-30},
+        alpha=steps // 2 + 1,
         max_frozen_ratio=0.3,
     )
     frozen_at = {c.frozen_at for c in grades.components} - {None}
