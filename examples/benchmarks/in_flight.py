@@ -4,7 +4,7 @@
 
 The host keeps the device busy by giving it steps ahead. Whoever waits for one
 of them empties that queue. Plain `fit()` and GradES take turns, run by run;
-the queue is counted after each step.
+the queue is counted before each step: where it is empty, the device waits.
 """
 
 import collections
@@ -26,7 +26,7 @@ METHODS = {
 
 
 class Counted(keras.Model):
-    """Counts, after each step, the steps whose loss is not there yet."""
+    """Counts, before each step, those whose loss is not there yet."""
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
@@ -36,10 +36,10 @@ class Counted(keras.Model):
         self.in_flight = []
 
         def counted(state, data):
-            logs, state = step(state, data)
-            taken.append(logs["loss"])
             waiting = sum(not loss.is_ready() for loss in taken)
             self.in_flight.append(waiting)
+            logs, state = step(state, data)
+            taken.append(logs["loss"])
             return logs, state
 
         self.train_function = counted
