@@ -90,8 +90,8 @@ class Run:
         self._say = say
         self._looks = Looks(optimizer, model, plan.batches_per_step, clock)
         self._first_step = 0
-        # The last step at which a component has converged, or 0.
-        self._converged_at = 0
+        # The step at which each component has converged, or 0.
+        self._converged_at = np.zeros(len(self.components), int)
         self._has_warned = False
         # When each component comes to rest, once that is known of enough.
         self._rest_at: np.ndarray | None = None
@@ -115,15 +115,11 @@ class Run:
                 that ended. Defaults to `None`.
         """
         self.has_begun = True
-        state = self.take_up()
-        step = self._first_step = int(state["step"])
+        step = self._first_step = self.take_up()
         if earlier is not None:
             self._is_open = earlier.is_in_loop_with(self._plan, epoch)
         self._plan_from(step, epoch)
         self._begin_at(step)
-        # In the middle of settling, too.
-        self._see_the_end(state["converged_at"])
-        self._plan_next_look()
         if not self._model.stop_training:
             self.rebuilder.begin(self.frozen)
 
@@ -157,8 +153,10 @@ class Run:
     def _begin_at(self, step):
         if self._is_enough():
             self._stop_before_a_step(step)
-        self._plan_next_look()
         self._say_where_it_begins(step)
+        # It may be in the middle of settling.
+        self._see_the_end()
+        self._plan_next_look()
 
     def can_take_over(self, other):
         """Whether this run, of an earlier `fit()`, can go on in its place.
@@ -182,7 +180,7 @@ class Run:
         self._note(self._looks.now())
         deadline = self.optimizer.rule.criterion.deadline
         # What settled because its plan ended learns on in the next one.
-        return deadline is None or self._converged_at < deadline
+        return deadline is None or self._converged_at.max() < deadline
 
     def take_over(self, other, epoch):
         """Goes on in place of another run, with the plan of that.
@@ -203,12 +201,12 @@ class Run:
         self._begin_at(step)
 
     def take_up(self):
-        """Reads, and returns, the state that training goes on from."""
-        state = self._looks.read(self._looks.now())
-        self._converged_at = int(state["converged_at"].max())
-        self.trace = trace.Trace(int(state["step"]), len(self.components))
-        self._note_frozen(state["frozen_at"])
-        return state
+        """Reads the state that training goes on from; returns its step."""
+        sight = self._looks.now()
+        step = int(sight.state()["step"])
+        self.trace = trace.Trace(step, len(self.components))
+        self._note(sight)
+        return step
 
     def _after_call(self, output, first_call_began):
         """Runs after each call of the train function: one comparison."""
@@ -247,16 +245,14 @@ class Run:
         by which it begins to. What freezes at once is not seen until the next
         look, which is too late in a short run.
         """
-        step, deadline = (
-            self._looks.step,
-            self.optimizer.rule.criterion.deadline,
-        )
+        rule, step = self.optimizer.rule, self._looks.step
         if self._rest_at is not None:
             return step >= self._stop_at
+        deadline = rule.criterion.deadline
         if deadline is not None and step >= deadline:
             return True
         is_short = self.total_steps is not None and self.total_steps < LOOKS
-        freezes_at_once = isinstance(self.optimizer.rule.action, Freeze)
+        freezes_at_once = isinstance(rule.action, Freeze)
         return self._is_enough() or (is_short and freezes_at_once)
 
     def look(self, output=None):
@@ -281,7 +277,7 @@ class Run:
         self.rebuilder.ran(step, sight.time, sight.has_waited, was_frozen)
         for line in messages.freezing(self.components, newly_frozen, step):
             self._say(line, level=2, in_epoch=True)
-        self._see_the_end(state["converged_at"])
+        self._see_the_end()
         self._compare_with_plan(step, sight.batches)
         self.rebuilder.decide(step, self.frozen, self._rest_at, self._stop_at)
         return step
@@ -289,7 +285,7 @@ class Run:
     def _note(self, sight):
         """Notes what is to be seen; the state, and what is newly frozen."""
         state = self._looks.read(sight)
-        self._converged_at = int(state["converged_at"].max())
+        self._converged_at = state["converged_at"]
         self.trace.extend(int(state["step"]), state["trace"])
         return state, self._note_frozen(state["frozen_at"])
 
@@ -357,13 +353,14 @@ class Run:
             )
         self._say(what)
 
-    def _see_the_end(self, converged_at):
+    def _see_the_end(self):
         """Notes, and says, when `fit()` will stop, once that is known.
 
         That is so once what has converged only has to come to rest.
         """
         if self._rest_at is not None or self._is_enough():
             return
+        converged_at = self._converged_at
         has_converged = converged_at > 0
         if np.count_nonzero(has_converged) < self._enough:
             return
@@ -394,7 +391,9 @@ class Run:
                 self.trace.step,
                 self.total_steps,
                 self.stopped_step is not None,
-                self.optimizer.rule.criterion.reason(self._converged_at),
+                self.optimizer.rule.criterion.reason(
+                    int(self._converged_at.max())
+                ),
             )
         )
 

@@ -82,6 +82,16 @@ def test_two_looks_take_a_hundredth_or_sixteen_steps(total_steps, every):
 
 
 @pytest.mark.everywhere
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="it is JAX that dispatches ahead"
+)
+def test_a_long_run_is_looked_at_once_in_eight_steps(calls):
+    train(steps=400, epochs=5, tau=1e-30, alpha=0)
+    assert 2000 // 8 - 10 <= calls["begin_to_read"] <= 2000 // 8
+    assert calls["read"] <= 2 + 5 + 1
+
+
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     "recompile", ["never", pytest.param("always", marks=pytest.mark.long)]
 )

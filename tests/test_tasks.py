@@ -294,6 +294,30 @@ def test_settled(tasks, monkeypatch, tmp_path, task):
     assert all(0 <= row["validated"] <= 1 for row in rows)
 
 
+@long_on("jax", "tensorflow")
+def test_stagger(tasks, monkeypatch, tmp_path, task):
+    import settled
+    import stagger
+
+    from keras_grades import actions
+
+    chosen = actions.FIRST_AT_REST
+    monkeypatch.setattr(settled, "TASKS", {"small digits": task})
+    monkeypatch.setattr(stagger, "SHARES", (0.0, 1.0))
+    stagger.main(
+        ["--tasks", "small digits", "--seeds", "0", f"--output={tmp_path}"]
+    )
+    path = tmp_path / f"stagger_{keras.backend.backend()}.json"
+    rows = json.loads(path.read_text())["rows"]
+    assert chosen == actions.FIRST_AT_REST
+    settings = [(r["lowest freezes at"], r["truncated"]) for r in rows]
+    assert settings == [(0, False), (0, True), (1, False), (1, True)]
+    frozen = [row["work frozen"] for row in rows]
+    # With more than its matrices more work is gone; together, none before.
+    assert frozen[1] > frozen[0] > frozen[2] == frozen[3] == 0
+    assert all(0 <= row["validated"] <= 1 for row in rows)
+
+
 def test_criteria_say_when(tasks):
     import criteria
 

@@ -23,24 +23,35 @@ SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 def main(argv=None):
-    args = parse_arguments(__doc__.split("\n")[0]).parse_args(argv)
+    at_a_constant_rate("settled", __doc__, measure, argv)
+
+
+def at_a_constant_rate(report, description, measure, argv):
+    """Reports what is measured on each task, whose rate does not decay.
+
+    Args:
+        report: String, the name of the report.
+        description: String, what the script says of itself.
+        measure: Function of the name of a task, the task, its data and a list
+            of seeds, that returns rows.
+        argv: List of strings, or `None`.
+    """
+    args = parse_arguments(description.split("\n")[0]).parse_args(argv)
+    tasks = QUICK if args.quick else TASKS
     seeds = args.seeds[:1] if args.quick else args.seeds
     rows = []
     for name in args.tasks:
-        task = constant(name, args.quick)
-        data = task.load(task.examples)
-        for seed in seeds:
-            rows += measure(name, task, data, seed)
-    common.report("settled", rows, args.output)
+        task = dataclasses.replace(tasks[name], decay="none")
+        rows += measure(name, task, task.load(task.examples), seeds)
+    common.report(report, rows, args.output)
 
 
-def constant(name, is_quick):
-    """A task, at a constant rate."""
-    tasks = QUICK if is_quick else TASKS
-    return dataclasses.replace(tasks[name], decay="none")
+def measure(name, task, data, seeds):
+    for seed in seeds:
+        yield from measure_seed(name, task, data, seed)
 
 
-def measure(name, task, data, seed):
+def measure_seed(name, task, data, seed):
     falls_at = crossing(task, data, seed)
     plans = {max(1, round(share * task.epochs)) for share in SHARES}
     for epochs in (None, *sorted(plans)):

@@ -11,11 +11,9 @@ what is frozen, as `recompile="auto"` does, in the mean over the steps in which
 the rate falls.
 """
 
-import common
 import numpy as np
 import task_methods as methods
-from settled import constant
-from task_list import parse_arguments
+from settled import at_a_constant_rate
 
 from keras_grades import actions
 
@@ -23,30 +21,20 @@ SHARES = (0.0, 0.25, 0.5, 1.0)
 
 
 def main(argv=None):
-    args = parse_arguments(__doc__.split("\n")[0]).parse_args(argv)
-    seeds = args.seeds[:1] if args.quick else args.seeds
-    rows = []
-    for name in args.tasks:
-        task = constant(name, args.quick)
-        data = task.load(task.examples)
-        for share in SHARES:
-            for truncate in (False, True):
-                rows.append(measure(name, task, data, seeds, share, truncate))
-    common.report("stagger", rows, args.output)
+    at_a_constant_rate("stagger", __doc__, measure, argv)
 
 
-def measure(name, task, data, seeds, share, truncate):
-    results = [train(task, data, seed, share, truncate) for seed in seeds]
-    mean = {
-        key: float(np.mean([r[key] for r in results])) for key in results[0]
-    }
-    return {
-        "task": name,
-        "lowest freezes at": share,
-        "truncated": truncate,
-        "seeds": len(seeds),
-        **mean,
-    }
+def measure(name, task, data, seeds):
+    for share in SHARES:
+        for truncate in (False, True):
+            runs = [train(task, data, seed, share, truncate) for seed in seeds]
+            yield {
+                "task": name,
+                "lowest freezes at": share,
+                "truncated": truncate,
+                "seeds": len(seeds),
+                **{k: float(np.mean([r[k] for r in runs])) for k in runs[0]},
+            }
 
 
 def train(task, data, seed, share, truncate):
@@ -70,7 +58,7 @@ def work_frozen(grades):
     """The share of a step's work, in the mean over the fall of the rate."""
     run = grades._run
     frozen_at = np.array([c.frozen_at for c in grades.components])
-    fall = range(run._converged_at, grades.stopped_step)
+    fall = range(int(run._converged_at.max()), grades.stopped_step)
     return float(
         np.mean([run.rebuilder._work.share(frozen_at <= t) for t in fall])
     )

@@ -36,11 +36,9 @@ class TorchBackend(Backend):
 
     def begin_to_read(self, optimizer, model, output):
         """On a GPU to memory that can be copied to beside what comes next."""
-        del model, output
         values = {k: v.value.detach() for k, v in optimizer.observed.items()}
         if not all(v.is_cuda for v in values.values()):
-            copies = {k: v.clone() for k, v in values.items()}
-            return lambda: {k: v.cpu().numpy() for k, v in copies.items()}
+            return super().begin_to_read(optimizer, model, output)
         copies = {
             k: torch.empty(
                 v.shape, dtype=v.dtype, device="cpu", pin_memory=True

@@ -58,11 +58,11 @@ class Rebuilder:
         self._rebuilds.compiled(step, ended - began)
 
     def ran(self, step, time, has_waited, frozen):
-        """Tells that steps up to this one had ended, or were given away.
+        """Tells that steps up to this one had ended, or the device had them.
 
-        The device may be behind by some steps, always as many. So it takes to
-        do them as long as it takes to give it them, but not from where the
-        host has waited to where it has not.
+        It may be behind by some steps, always as many: then steps are done as
+        fast as they are given to it. Between where the host has waited and
+        where it has not, that is not so.
 
         Args:
             step: Integer.
