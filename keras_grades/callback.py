@@ -149,7 +149,7 @@ class GradES(keras.callbacks.Callback):
             components at which to rebuild, or `"auto"`, when that saves more
             time than it costs. Both are measured in this run; once it is
             known when each component freezes, the best rebuilds are chosen
-            ahead. In eager
+            ahead, and on JAX compiled while training goes on. In eager
             PyTorch a rebuild costs nothing, and happens at once. Defaults to
             `"auto"`.
         truncate_backward: Boolean, whether to freeze norms, biases and
@@ -295,7 +295,7 @@ class GradES(keras.callbacks.Callback):
         if self._waits is not None:
             return
         self._run.installation.check_is_on()
-        self._run.rebuild_if_due()
+        self._run.before_step()
 
     def on_epoch_end(self, epoch, logs=None):
         if self._waits is not None:

@@ -1,5 +1,6 @@
 """The optimizer that measures, decides and leaves alone what has converged."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -371,6 +372,11 @@ class GradESOptimizer(SavedOptimizer):
         """Also frees what a monitor keeps of other variables."""
         super().narrow(variables)
         self._state.keep_only(variables)
+
+    @contextlib.contextmanager
+    def narrowed_to(self, variables):
+        with super().narrowed_to(variables), self._state.kept_only(variables):
+            yield
 
     def freeze_structurally(self) -> bool:
         """Sets what is frozen non-trainable, in a training loop of your own.

@@ -332,10 +332,9 @@ class Run:
         """Leaves out the time since the last look."""
         self.rebuilder.skip_time(self.trace.step)
 
-    def rebuild_if_due(self):
+    def before_step(self):
         """Makes logical freezes structural, if a rebuild is due."""
-        if self.rebuilder.is_due:
-            self.rebuilder.rebuild(self.frozen)
+        self.rebuilder.act()
 
     def _say_where_it_begins(self, step):
         optimizer, total_steps = self.optimizer, self.total_steps

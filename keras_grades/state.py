@@ -1,5 +1,7 @@
 """The state of a run, in variables of the optimizer: made from one list."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -99,6 +101,16 @@ class State:
             name: {key: v for key, v in kept.items() if key in ids}
             for name, kept in self._kept.items()
         }
+
+    @contextlib.contextmanager
+    def kept_only(self, variables):
+        """A context in which it looks like that, and nothing is freed."""
+        kept = self._kept
+        try:
+            self.keep_only(variables)
+            yield
+        finally:
+            self._kept = kept
 
     def by_name(self, place):
         """All variables, with a place in the name of those that are kept.

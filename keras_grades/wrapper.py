@@ -1,5 +1,7 @@
 """An optimizer that stands in for the one that it wraps."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -134,14 +136,34 @@ class OptimizerWrapper(TrackedAs, keras.optimizers.Optimizer):
             variables: List of `keras.Variable`, some of those it was built
                 with.
         """
-        self.widen()
         ids = {id(v) for v in variables}
         gone = [v for v in self._built_with if id(v) not in ids]
+        self.widen()
         for i, average in optimizers.averages(self.inner_optimizer, gone):
             # A copy: JAX gives no buffer away twice.
             average.assign(ops.copy(gone[i]))
+        self._arrange(variables)
+
+    @optimizers.no_automatic_dependency_tracking
+    def _arrange(self, variables):
+        self.widen()
+        ids = {id(v) for v in variables}
         self._train([v for v in self._built_with if id(v) in ids])
         self._narrowed = optimizers.narrow(self.inner_optimizer, variables)
+
+    @contextlib.contextmanager
+    def narrowed_to(self, variables):
+        """A context to trace a step in, of variables that stay as they are.
+
+        Args:
+            variables: As in `narrow`.
+        """
+        trained = self._trained
+        try:
+            self._arrange(variables)
+            yield
+        finally:
+            self._arrange(trained)
 
     @optimizers.no_automatic_dependency_tracking
     def widen(self):

@@ -143,6 +143,16 @@ def test_in_flight(run):
 
 
 @pytest.mark.long
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="only JAX compiles ahead"
+)
+def test_ahead(run):
+    needed, beside = run("ahead", "--rounds=1")
+    assert needed["rebuilds"] == beside["rebuilds"] == 1
+    assert beside["steps at a rebuild"] < needed["steps at a rebuild"]
+
+
+@pytest.mark.long
 def test_frozen_step(run):
     rows = run("frozen_step", "--rounds=3")
     check_ratios(rows, "ratio", "of a plain step")

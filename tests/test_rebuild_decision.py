@@ -146,8 +146,14 @@ def test_the_best_rebuilds_are_the_best_of_all(data, end, cost):
 
 
 def test_auto_follows_the_best_rebuilds_where_the_end_is_known():
-    def is_due(*ahead):
-        return rebuilds_by("auto").is_due(500, 3, 0.2, Ahead(*ahead))
+    def ahead(steps, shares, end):
+        return Ahead(steps, shares, [3] * len(steps), end)
+
+    def is_due(*rest):
+        return rebuilds_by("auto").is_due(500, 3, 0.2, ahead(*rest))
+
+    def comes_in(*rest):
+        return rebuilds_by("auto").comes_in(ahead(*rest))
 
     # A step of 1 s, half of the share; 10 s to compile.
     assert is_due([0], [0.2], 101)  # 10.1 s
@@ -157,6 +163,35 @@ def test_auto_follows_the_best_rebuilds_where_the_end_is_known():
     assert is_due([0, 150], [0.2, 0.4], 400)
     # It asks about now, not about what is best later.
     assert not is_due([0, 50], [0.0, 0.4], 400)
+    # That is begun now, too.
+    assert comes_in([0], [0.2], 101) == 0
+    assert comes_in([0], [0.2], 99) is None
+    assert comes_in([0, 50], [0.0, 0.4], 400) == 50
+
+
+@pytest.mark.parametrize(
+    "mode, steps", [("always", 5), (4, 9), (6, None), ("never", None)]
+)
+def test_the_next_rebuild_is_known_ahead(mode, steps):
+    ahead = Ahead([0, 5, 9], [0.0, 0.1, 0.2], [0, 2, 5], 20)
+    assert rebuilds_by(mode).comes_in(ahead) == steps
+
+
+def test_to_compile_beside_training_costs_what_it_holds_up():
+    rebuilds = rebuilds_by("auto")  # A step of 1 s.
+    rebuilds.prepared(2.0)
+    rebuilds.ran(4, 6.0, 0.0, is_preparing=True)
+    rebuilds.ran(4, 3.0, 0.0, is_preparing=True)
+    assert rebuilds.step_seconds == 1.0  # As if they had not been.
+    rebuilds.rebuilt(3, 0.2)
+    rebuilds.compiled(20, 0.5)
+    assert rebuilds.timing()["compilations"][-1]["seconds"] == 4.5
+    # So much does the next one cost.
+    rebuilds.ran(10, 8.0, 0.0)
+    comes = Ahead([0], [0.2], [3], 0)
+    share = rebuilds._estimate.seconds(0.2, 0.8)
+    assert rebuilds.comes_in(comes._replace(end=int(4.5 / share) - 1)) is None
+    assert rebuilds.comes_in(comes._replace(end=int(4.5 / share) + 2)) == 0
 
 
 class Weight:

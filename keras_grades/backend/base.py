@@ -192,6 +192,45 @@ class Backend:
         del arguments
         return logs
 
+    def compiles_ahead(self, model, train_function):
+        """Whether a train step can be compiled while another one trains.
+
+        Args:
+            model: The model.
+            train_function: What Keras has made to train it.
+        """
+        del model, train_function
+        return False
+
+    def keep_batch(self, *arguments):
+        """Keeps the next batch that a train function will be given.
+
+        Where `compiles_ahead`.
+
+        Args:
+            *arguments: What the train function is given.
+
+        Returns:
+            What to give it instead, and the batch.
+        """
+        raise NotImplementedError
+
+    def begin_to_compile(self, model, train_function, batch):
+        """Begins to compile a train function, and does not wait for it.
+
+        Where `compiles_ahead`.
+
+        Args:
+            model: The model, with the flags that the function is for.
+            train_function: What Keras has just made for it.
+            batch: As from `keep_batch`.
+
+        Returns:
+            `concurrent.futures.Future`. Once it is done, the first call of
+            the function does not compile.
+        """
+        raise NotImplementedError
+
     def batch_spec(self, *arguments):
         """What the batches are like that a train function is about to take.
 

@@ -1,5 +1,8 @@
 """JAX: the step is a pure function, and XLA fuses what is written plainly."""
 
+import concurrent.futures
+import itertools
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -109,6 +112,29 @@ class JaxBackend(Backend):
         if len({device.process_index for device in devices}) == 1:
             return decision
         return bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))
+
+    def compiles_ahead(self, model, train_function):
+        """Not where several processes would have to agree on when."""
+        is_jitted = jax_state.compiled_step(train_function) is not None
+        return is_jitted and jax.process_count() == 1
+
+    def keep_batch(self, *arguments):
+        state, iterator = arguments
+        batch = next(iterator)
+        return (state, itertools.chain([batch], iterator)), batch
+
+    def begin_to_compile(self, model, train_function, batch):
+        """Traces it here, by the flags of the moment; XLA compiles elsewhere.
+
+        What was compiled for a traced step is found again when that is
+        called, as long as it lives.
+        """
+        step = jax_state.compiled_step(train_function)
+        lowered = step.lower(jax_state.state_to_train(model), batch)
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        compiling = pool.submit(lowered.compile)
+        pool.shutdown(wait=False)
+        return compiling
 
     def sync(self, model):
         """Writes the state of the running epoch back into the variables.

@@ -1,4 +1,6 @@
-"""How Keras keeps the state of a running epoch on JAX."""
+"""How Keras keeps the state of a running epoch on JAX, and its step."""
+
+import inspect
 
 # The parts of the state of a step, in this order.
 PARTS = (
@@ -44,6 +46,27 @@ def guard(model, check_flags):
 
     model._get_jax_state = get_jax_state
     model.jax_state_sync = jax_state_sync
+
+
+def state_to_train(model):
+    """What the next step would be given, a tuple of lists of values.
+
+    Args:
+        model: A `keras.Model` whose variables are up to date.
+    """
+    return model._get_jax_state(**dict.fromkeys(PARTS, True))
+
+
+def compiled_step(train_function):
+    """The step that was jitted for a train function, or `None`.
+
+    Args:
+        train_function: What `make_train_function` has made, of Keras or of a
+            class of the user's.
+    """
+    names = inspect.getclosurevars(train_function).nonlocals
+    step = names.get("step_function")
+    return step if hasattr(step, "lower") else None
 
 
 def write_back(model, state):

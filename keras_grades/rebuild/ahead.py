@@ -11,11 +11,13 @@ class Ahead(NamedTuple):
             now, at which a rebuild would take out more than before.
         shares: List of as many floats, the share of a step's work that it
             would take out.
+        counts: List of as many integers, the components that it would.
         end: Integer, the steps that are left.
     """
 
     steps: list[int]
     shares: list[float]
+    counts: list[int]
     end: int
 
 

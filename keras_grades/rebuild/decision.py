@@ -77,21 +77,28 @@ class Rebuilds:
         # The most that a rebuild might have saved that was not made.
         self._missed = 0.0
         self._step_seconds = []
+        # How long training was held up by what is compiled beside it.
+        self._held_up = 0.0
 
     def compiled(self, step, seconds):
         """Tells how long the first call of a train function took."""
         self.compilations.append(
             {
                 "step": step,
-                "seconds": seconds,
+                "seconds": seconds + self._held_up,
                 "frozen": self._frozen,
                 "step_seconds_before": self.step_seconds,
                 "step_seconds_after": None,
             }
         )
         self._step_seconds = []
+        self._held_up = 0.0
 
-    def ran(self, steps, seconds, share):
+    def prepared(self, seconds):
+        """Tells how long it took to begin to compile beside training."""
+        self._held_up = seconds
+
+    def ran(self, steps, seconds, share, is_preparing=False):
         """Tells how long some steps took.
 
         Args:
@@ -99,8 +106,14 @@ class Rebuilds:
             seconds: Float.
             share: Float, the share of a step's work that they did for
                 nothing: for components frozen only logically.
+            is_preparing: Boolean, whether something was compiled beside
+                them. Defaults to `False`.
         """
-        self._step_seconds.append(seconds / steps)
+        if is_preparing and self.step_seconds is not None:
+            # By how much it slows training down is a part of its cost.
+            self._held_up += max(0.0, seconds - steps * self.step_seconds)
+        else:
+            self._step_seconds.append(seconds / steps)
         self._lost += steps * self._estimate.seconds(share, self.step_seconds)
         if self.compilations:
             self._compare(self.compilations[-1], steps)
@@ -154,7 +167,7 @@ class Rebuilds:
         if self.step_seconds is None:
             return False
         if ahead is not None:
-            return self._is_planned(ahead)
+            return self._planned(ahead) == 0
         total = float("inf") if self.total_steps is None else self.total_steps
         saving = self._estimate.seconds(share, self.step_seconds)
         if self.total_steps is not None:
@@ -167,8 +180,23 @@ class Rebuilds:
             lost_since_last=self._lost - self._lost_at_last,
         )
 
-    def _is_planned(self, ahead):
-        """Whether the best rebuilds, as of now, begin with one now."""
+    def comes_in(self, ahead):
+        """In how many steps to rebuild next, or `None` for not at all.
+
+        Args:
+            ahead: `Ahead`.
+        """
+        if self.mode == "never" or self._rebuild_is_free:
+            return None
+        if self.mode == "auto":
+            is_timed = self.step_seconds is not None
+            return self._planned(ahead) if is_timed else None
+        enough = 1 if self.mode == "always" else self.mode
+        coming = zip(ahead.steps, ahead.counts)
+        return next((s for s, count in coming if count >= enough), None)
+
+    def _planned(self, ahead):
+        """The first of the best rebuilds, as of now: in how many steps."""
         savings = [
             self._estimate.seconds(share, self.step_seconds)
             for share in ahead.shares
@@ -177,7 +205,7 @@ class Rebuilds:
             self._missed = max(self._missed, saving * (ahead.end - step))
         cost = self.compilations[-1]["seconds"]
         chosen = best_rebuilds(ahead.steps, savings, ahead.end, cost)
-        return bool(chosen) and ahead.steps[chosen[0]] == 0
+        return ahead.steps[chosen[0]] if chosen else None
 
     def rebuilt(self, newly_frozen, share):
         """Tells that more is structurally frozen now.

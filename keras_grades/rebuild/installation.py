@@ -1,5 +1,10 @@
 """Puts GradES on a model for one `fit()`, and takes it off without a trace."""
 
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+from typing import NamedTuple
+
 from keras_grades.backend import backend
 from keras_grades.keras_internals import jax_state
 from keras_grades.keras_internals import saving
@@ -8,6 +13,22 @@ from keras_grades.train_step import COMPILED
 from keras_grades.train_step import GradESMixin
 from keras_grades.train_step import optimizer_place
 from keras_grades.train_step import with_logs
+
+
+class Made(NamedTuple):
+    """What was made to train the variables whose flags were set then.
+
+    Attributes:
+        trained: List of integers, the ids of those variables.
+        train_step: Function, with the logs of GradES.
+        of_keras: Function, the train function that Keras made of it.
+        train_function: Function, the same; it reports each of its calls.
+    """
+
+    trained: list[int]
+    train_step: Callable
+    of_keras: Callable
+    train_function: Callable
 
 
 class Installation(Attached):
@@ -56,8 +77,10 @@ class Installation(Attached):
         self._flipped = []
         # Whether Keras must make its own train function again afterwards.
         self._is_renewed = False
-        # What it made: the train step and the function of it.
-        self._made = None
+        self._made: Made | None = None
+        # A batch, and what is compiled for it beside training.
+        self._batch: Any = None
+        self._prepared: tuple[Made, Future] | None = None
         # If not `None`, the next step is not taken, and these are its logs.
         # `fit()` knows no other way to take none.
         self.idle_logs = None
@@ -97,7 +120,7 @@ class Installation(Attached):
         """The flags, and the function, with all that it has compiled."""
         self._set_flags(False)
         self.optimizer.narrow(self.model.trainable_variables)
-        self.model.train_step, self.model.train_function = self._made
+        self._use(self._made)
 
     def can_take_over(self, other):
         """Whether this can be put on again in place of another one.
@@ -137,8 +160,7 @@ class Installation(Attached):
             self._set_flags(False)
 
     def _set_flags(self, trainable):
-        for variable in self._flipped:
-            variable.trainable = trainable
+        _set_trainable(self._flipped, trainable)
 
     def _restore_flags(self):
         if self._restore_trainable and self._flipped:
@@ -155,16 +177,31 @@ class Installation(Attached):
         self.model.train_function = self._train_function if unchanged else None
 
     def _make_train_function(self, force=False):
-        model = self.model
-        if model.train_function is not None and not force:
+        if self.model.train_function is not None and not force:
             return
+        self._prepared = None
+        self._made = self._make()
+
+    def _make(self):
+        """Makes a train step by the flags of the moment, and puts it on."""
+        model = self.model
         if self._path != COMPILED or not isinstance(model, GradESMixin):
             # A new function each time: compilers cache traces by function.
             model.train_step = with_logs(self._train_step, model, self._path)
         type(model).make_train_function(model, force=True)
-        model.train_function = self._reporting(model.train_function)
-        self._trainable = _ids(model.trainable_variables)
-        self._made = model.train_step, model.train_function
+        of_keras = model.train_function
+        model.train_function = self._reporting(of_keras)
+        return Made(
+            _ids(model.trainable_variables),
+            model.train_step,
+            of_keras,
+            model.train_function,
+        )
+
+    def _use(self, made):
+        self._made = made
+        self.model.train_step = made.train_step
+        self.model.train_function = made.train_function
 
     def _reporting(self, train_function):
         """Calls `after_call(output, first_call_began)` after each call."""
@@ -180,6 +217,8 @@ class Installation(Attached):
             output = None
             try:
                 self.check_is_on()
+                if began is not None and self.can_prepare:
+                    args, self._batch = backend.keep_batch(*args)
                 output = train_function(*args)
                 self._after_call(output, began)
             except BaseException as error:
@@ -210,7 +249,7 @@ class Installation(Attached):
 
     def check_flags(self, error=None):
         """Raises if something else has changed `trainable` flags."""
-        if _ids(self.model.trainable_variables) != self._trainable:
+        if _ids(self.model.trainable_variables) != self._made.trained:
             raise ValueError(
                 "The `trainable` flags of this model, or its layers, were "
                 "changed during training by something else than GradES: the "
@@ -220,25 +259,69 @@ class Installation(Attached):
                 "model again, and go on with `initial_epoch`."
             ) from error
 
+    @property
+    def can_prepare(self):
+        """Whether a train step can be compiled while another one trains."""
+        return backend.compiles_ahead(self.model, self._made.of_keras)
+
+    @property
+    def is_preparing(self):
+        """Whether something is compiled beside training right now."""
+        return self._prepared is not None and not self._prepared[1].done()
+
+    def prepare(self, variables):
+        """Begins to compile a train step in which some are frozen.
+
+        That step is traced right here. Then training goes on, with all as it
+        was, and `freeze` finds what was compiled meanwhile.
+
+        Args:
+            variables: List of `keras.Variable`.
+        """
+        self.check_flags()
+        backend.sync(self.model)
+        variables = [v for v in variables if v.trainable]
+        now = self._made
+        try:
+            _set_trainable(variables, False)
+            with self.optimizer.narrowed_to(self.model.trainable_variables):
+                self._made = self._make()
+                compiling = backend.begin_to_compile(
+                    self.model, self._made.of_keras, self._batch
+                )
+            self._prepared = self._made, compiling
+        finally:
+            _set_trainable(variables, True)
+            self._use(now)
+
     def freeze(self, variables):
         """Freezes structurally: the flags, the optimizer, the function."""
         self.check_flags()
         backend.sync(self.model)
         variables = [v for v in variables if v.trainable]
         try:
-            for variable in variables:
-                variable.trainable = False
+            _set_trainable(variables, False)
             self.optimizer.narrow(self.model.trainable_variables)
             self._renew()
-            self.model.make_train_function(force=True)
+            self._put_on_what_fits()
         except BaseException:
             # What Keras does on its way out goes by the flags.
-            for variable in variables:
-                variable.trainable = True
+            _set_trainable(variables, True)
             self.optimizer.narrow(self.model.trainable_variables)
             self._renew()
             raise
         self._flipped += variables
+
+    def _put_on_what_fits(self):
+        """What was prepared for these flags, or something new."""
+        prepared, self._prepared = self._prepared, None
+        trained = _ids(self.model.trainable_variables)
+        if prepared is not None and prepared[0].trained == trained:
+            made, compiling = prepared
+            compiling.result()
+            self._use(made)
+        else:
+            self.model.make_train_function(force=True)
 
 
 def unwrap(model, path):
@@ -250,6 +333,11 @@ def unwrap(model, path):
         saving.compile_with(model, inner)
     # It may have traced the other optimizer.
     model.train_function = None
+
+
+def _set_trainable(variables, trainable):
+    for variable in variables:
+        variable.trainable = trainable
 
 
 def _ids(variables):

@@ -1,4 +1,9 @@
-"""Makes freezes structural in one `fit()`, when a rebuilt step pays."""
+"""Makes freezes structural in one `fit()`, when a rebuilt step pays.
+
+Where it is known ahead what freezes when, the step of then is compiled while
+training goes on. It is put in at the look that sees all of that frozen, and
+waits there if it is not ready: never at a step that depends on the time.
+"""
 
 import warnings
 
@@ -18,9 +23,6 @@ class Rebuilder:
         components: List of n `Component`.
         followers: List of `Followers` of those.
         clock: Function that returns the time in seconds.
-
-    Attributes:
-        is_due: Boolean, whether to rebuild before the next step.
     """
 
     def __init__(
@@ -34,14 +36,20 @@ class Rebuilder:
         self._clock = clock
         # What is out of the train step.
         self._structural = np.zeros(len(components), bool)
-        self.is_due = False
+        # What a rebuild takes out before the next step, and what the next one
+        # will, once that is known ahead: whether that is compiled by now.
+        self._due: np.ndarray | None = None
+        self._coming: np.ndarray | None = None
+        self._is_begun = False
         # The step up to which the time was taken, when that was, and whether
         # the host had waited for it.
         self._timed = 0, 0.0, True
+        self._was_preparing = False
 
     def begin(self, frozen):
         """Before the first step: to leave out frozen ones costs nothing."""
-        self.is_due = frozen.any() and self._rebuilds.mode != "never"
+        if frozen.any() and self._rebuilds.mode != "never":
+            self._due = frozen
 
     @property
     def total_steps(self):
@@ -75,7 +83,13 @@ class Rebuilder:
             return
         if has_waited == had_waited:
             _, share = self._pending(frozen)
-            self._rebuilds.ran(step - last_step, time - last_time, share)
+            self._rebuilds.ran(
+                step - last_step,
+                time - last_time,
+                share,
+                self._was_preparing,
+            )
+        self._was_preparing = self._installation.is_preparing
         self._timed = step, time, has_waited
 
     def skip_time(self, step):
@@ -92,6 +106,10 @@ class Rebuilder:
                 component freezes, once that is known.
             stop: Integer, the step at which training ends, if it is.
         """
+        if self._coming is not None:
+            if frozen[self._coming].all():
+                self._due = self._coming
+            return
         ahead = None
         if rest_at is not None:
             ahead = self._ahead(step, frozen, rest_at, stop)
@@ -99,20 +117,38 @@ class Rebuilder:
         is_due = self._rebuilds.is_due(step, newly_frozen, share, ahead)
         # It goes by the time, which is another one on each host.
         model = self._installation.model
-        self.is_due = newly_frozen > 0 and backend.agree(model, is_due)
+        if newly_frozen and backend.agree(model, is_due):
+            self._due = frozen
+        elif ahead is not None and self._installation.can_prepare:
+            comes_in = self._rebuilds.comes_in(ahead)
+            if comes_in:
+                self._coming = frozen | (rest_at <= step + comes_in)
 
-    def rebuild(self, frozen):
-        """Makes logical freezes structural.
+    def act(self):
+        """Before a step: does what was decided."""
+        if self._due is not None:
+            frozen, self._due, self._coming = self._due, None, None
+            self._rebuild(frozen)
+        elif self._coming is not None and not self._is_begun:
+            self._begin_to_compile(self._coming)
+        self._is_begun = self._coming is not None
 
-        Args:
-            frozen: Boolean array of shape `(n,)`.
-        """
-        self.is_due = False
+    def _begin_to_compile(self, frozen):
+        """Begins to compile what will be needed, beside training."""
+        began = self._clock()
+        self._installation.prepare(self._variables(frozen))
+        held_up = self._clock() - began
+        self._rebuilds.prepared(held_up)
+        # That is no time of a step.
+        step, time, has_waited = self._timed
+        self._timed = step, time + held_up, has_waited
+        self._was_preparing = True
+
+    def _rebuild(self, frozen):
+        """Makes logical freezes structural."""
         self._rebuilds.rebuilt(*self._pending(frozen))
         self._structural = frozen
-        groups = [c for c, f in zip(self._components, frozen) if f]
-        groups += [f for f in self._followers if f.are_frozen(frozen)]
-        self._installation.freeze([v for g in groups for v in g.variables])
+        self._installation.freeze(self._variables(frozen))
         if not self._rebuilds.rebuilds_left:
             warnings.warn(
                 "The train step cannot be rebuilt once more, or the compiler "
@@ -122,6 +158,11 @@ class Rebuilder:
                 "for more components at once.",
                 stacklevel=4,
             )
+
+    def _variables(self, frozen):
+        groups = [c for c, f in zip(self._components, frozen) if f]
+        groups += [f for f in self._followers if f.are_frozen(frozen)]
+        return [v for g in groups for v in g.variables]
 
     def timing(self):
         """Dict of what compiling took, and rebuilds have saved."""
@@ -135,8 +176,7 @@ class Rebuilder:
     def _ahead(self, step, frozen, rest_at, stop):
         coming = np.unique(rest_at)
         steps = [step, *coming[(coming > step) & (coming < stop)]]
-        by_now = self._work.share(self._structural)
-        shares = [
-            self._work.share(frozen | (rest_at <= s)) - by_now for s in steps
-        ]
-        return Ahead([int(s) - step for s in steps], shares, stop - step)
+        pending = [self._pending(frozen | (rest_at <= s)) for s in steps]
+        counts, shares = map(list, zip(*pending))
+        steps = [int(s) - step for s in steps]
+        return Ahead(steps, shares, counts, stop - step)
