@@ -40,6 +40,17 @@ class Plan(NamedTuple):
         return self.batches * epochs // self.batches_per_step
 
 
+def steps_between_looks(total_steps):
+    """The most steps between two looks, after the grace period.
+
+    Args:
+        total_steps: Integer, the planned steps, or `None` if unknown.
+    """
+    if total_steps is None:
+        return MAX_STEPS_BETWEEN_LOOKS // 2
+    return max(1, min(MAX_STEPS_BETWEEN_LOOKS, total_steps // LOOKS))
+
+
 def next_look(step, total_steps, grace_steps):
     """The step at which to look next.
 
@@ -51,9 +62,7 @@ def next_look(step, total_steps, grace_steps):
         total_steps: Integer, the planned steps, or `None` if unknown.
         grace_steps: Integer, the first step that may freeze.
     """
-    every = MAX_STEPS_BETWEEN_LOOKS // 2
-    if total_steps is not None:
-        every = max(1, min(MAX_STEPS_BETWEEN_LOOKS, total_steps // LOOKS))
+    every = steps_between_looks(total_steps)
     in_time_for_trace = (step // trace.ROWS + 1) * trace.ROWS
     if step < grace_steps:
         in_time_to_freeze = math.ceil(grace_steps / every) * every

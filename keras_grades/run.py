@@ -195,7 +195,7 @@ class Run:
         self._plan, step = other._plan, self.trace.step
         remaining = self._plan.steps(epoch)
         self.total_steps = None if remaining is None else step + remaining
-        self.rebuilder.total_steps = self.total_steps
+        self.rebuilder.go_on(self.total_steps)
         if self.optimizer.extend(self.total_steps, self._is_open):
             self._model.make_train_function(force=True)
         self._begin_at(step)
@@ -333,7 +333,7 @@ class Run:
         self.rebuilder.skip_time(self.trace.step)
 
     def before_step(self):
-        """Makes logical freezes structural, if a rebuild is due."""
+        """Makes logical freezes structural, or prepares that, if it is due."""
         self.rebuilder.act()
 
     def _say_where_it_begins(self, step):

@@ -146,8 +146,8 @@ def test_in_flight(run):
 @pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="only JAX compiles ahead"
 )
-def test_ahead(run):
-    needed, beside = run("ahead", "--rounds=1")
+def test_compile_ahead(run):
+    needed, beside = run("compile_ahead", "--rounds=1")
     assert needed["rebuilds"] == beside["rebuilds"] == 1
     assert beside["steps at a rebuild"] < needed["steps at a rebuild"]
 

@@ -182,7 +182,8 @@ def test_time_is_taken_between_looks_of_one_kind():
         def compiled(self, step, seconds):
             self.taken.append((step, seconds, "compiled"))
 
-        def ran(self, steps, seconds, share):
+        def ran(self, steps, seconds, share, is_beside):
+            assert not is_beside
             self.taken.append((steps, seconds, share))
 
     rebuilds, none = Rebuilds(), np.zeros(0, bool)

@@ -114,12 +114,8 @@ def test_waits_for_a_share_of_the_cost():
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    data=st.data(),
-    end=st.integers(1, 60),
-    cost=st.floats(0.1, 20),
-)
-def test_the_best_rebuilds_are_the_best_of_all(data, end, cost):
+@given(data=st.data(), end=st.integers(1, 60))
+def test_the_best_rebuilds_are_the_best_of_all(data, end):
     steps = data.draw(st.lists(st.integers(0, end), max_size=6, unique=True))
     steps.sort()
     savings = data.draw(
@@ -128,9 +124,11 @@ def test_the_best_rebuilds_are_the_best_of_all(data, end, cost):
         )
     )
 
+    costs = [data.draw(st.floats(0.1, 20)) for _ in steps]
+
     def gained(chosen):
         """Step by step: what the last rebuild so far saves."""
-        saved = -cost * len(chosen)
+        saved = -sum(costs[i] for i in chosen)
         for step in range(end):
             so_far = [savings[i] for i in chosen if steps[i] <= step]
             saved += max(so_far, default=0.0)
@@ -140,7 +138,7 @@ def test_the_best_rebuilds_are_the_best_of_all(data, end, cost):
     every = itertools.chain.from_iterable(
         itertools.combinations(places, n) for n in range(len(steps) + 1)
     )
-    best = best_rebuilds(steps, savings, end, cost)
+    best = best_rebuilds(steps, savings, end, costs)
     assert gained(best) == pytest.approx(max(map(gained, every)))
     assert best == sorted(set(best))
 
@@ -178,20 +176,28 @@ def test_the_next_rebuild_is_known_ahead(mode, steps):
 
 
 def test_to_compile_beside_training_costs_what_it_holds_up():
-    rebuilds = rebuilds_by("auto")  # A step of 1 s.
-    rebuilds.prepared(2.0)
-    rebuilds.ran(4, 6.0, 0.0, is_preparing=True)
-    rebuilds.ran(4, 3.0, 0.0, is_preparing=True)
+    rebuilds = rebuilds_by("auto")  # A step of 1 s, 10 s to compile.
+    rebuilds.compiles_beside()
+    rebuilds.ran(4, 6.0, 0.0, is_beside=True)
+    rebuilds.ran(4, 5.0, 0.0, is_beside=True)
     assert rebuilds.step_seconds == 1.0  # As if they had not been.
+    rebuilds.held_up(1.0)
     rebuilds.rebuilt(3, 0.2)
     rebuilds.compiled(20, 0.5)
     assert rebuilds.timing()["compilations"][-1]["seconds"] == 4.5
-    # So much does the next one cost.
-    rebuilds.ran(10, 8.0, 0.0)
-    comes = Ahead([0], [0.2], [3], 0)
-    share = rebuilds._estimate.seconds(0.2, 0.8)
-    assert rebuilds.comes_in(comes._replace(end=int(4.5 / share) - 1)) is None
-    assert rebuilds.comes_in(comes._replace(end=int(4.5 / share) + 2)) == 0
+    rebuilds.ran(10, 10.0, 0.0)
+    saved = rebuilds._estimate.seconds(0.2, 1.0)
+
+    def pays(steps, after):
+        ahead = Ahead([steps], [0.2], [3], steps + after)
+        return rebuilds.comes_in(ahead) is not None
+
+    # So much does the next one cost, if there is time to compile it.
+    enough = math.ceil(4.5 / saved) + 1
+    assert pays(10, enough) and not pays(10, enough - 2)
+    # If not, training waits for all of it.
+    assert not pays(9, enough) and not pays(0, enough)
+    assert pays(9, math.ceil(10 / saved) + 1)
 
 
 class Weight:

@@ -202,8 +202,8 @@ class Backend:
         del model, train_function
         return False
 
-    def keep_batch(self, *arguments):
-        """Keeps the next batch that a train function will be given.
+    def peek(self, *arguments):
+        """Looks at the next batch that a train function takes.
 
         Where `compiles_ahead`.
 
@@ -211,7 +211,7 @@ class Backend:
             *arguments: What the train function is given.
 
         Returns:
-            What to give it instead, and the batch.
+            What to give it instead, and what the batch is like.
         """
         raise NotImplementedError
 
@@ -223,11 +223,11 @@ class Backend:
         Args:
             model: The model, with the flags that the function is for.
             train_function: What Keras has just made for it.
-            batch: As from `keep_batch`.
+            batch: What batches are like, as from `peek`.
 
         Returns:
             `concurrent.futures.Future`. Once it is done, the first call of
-            the function does not compile.
+            the function does not compile, if its batch is like that.
         """
         raise NotImplementedError
 

@@ -118,16 +118,17 @@ class JaxBackend(Backend):
         is_jitted = jax_state.compiled_step(train_function) is not None
         return is_jitted and jax.process_count() == 1
 
-    def keep_batch(self, *arguments):
+    def peek(self, *arguments):
         state, iterator = arguments
         batch = next(iterator)
-        return (state, itertools.chain([batch], iterator)), batch
+        like = jax.tree.map(_like, batch)
+        return (state, itertools.chain([batch], iterator)), like
 
     def begin_to_compile(self, model, train_function, batch):
         """Traces it here, by the flags of the moment; XLA compiles elsewhere.
 
         What was compiled for a traced step is found again when that is
-        called, as long as it lives.
+        called, as long as it lives. A process that ends waits for XLA.
         """
         step = jax_state.compiled_step(train_function)
         lowered = step.lower(jax_state.state_to_train(model), batch)
@@ -161,6 +162,12 @@ class JaxBackend(Backend):
 
     def compiles(self, model):
         return not model.run_eagerly and bool(model.jit_compile)
+
+
+def _like(array):
+    """Its shape, and where it is if that is not up to a step."""
+    sharding = array.sharding if getattr(array, "committed", False) else None
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
 def _on_host(values):

@@ -9,6 +9,8 @@ PARTS = (
     "optimizer_variables",
     "metrics_variables",
 )
+# Where Keras makes the train function out of a step.
+MAKER = "JAXTrainer._make_function"
 # What `guard` puts on a model.
 GUARDS = ("_get_jax_state", "jax_state_sync")
 
@@ -64,8 +66,13 @@ def compiled_step(train_function):
         train_function: What `make_train_function` has made, of Keras or of a
             class of the user's.
     """
-    names = inspect.getclosurevars(train_function).nonlocals
-    step = names.get("step_function")
+    name = getattr(train_function, "__qualname__", "")
+    if not name.startswith(f"{MAKER}.") or not inspect.isfunction(
+        train_function
+    ):
+        return None
+    step = inspect.getclosurevars(train_function).nonlocals["step_function"]
+    # It is not jitted where `jit_compile` is off.
     return step if hasattr(step, "lower") else None
 
 

@@ -11,7 +11,7 @@ from keras_grades.backend import backend
 # So many entries of a variable at most.
 SAMPLE = 1024
 # So many at most stand for a whole component.
-ENTRIES = 256
+ENTRIES = 168
 
 
 def sample(tensor, shape, entries=SAMPLE):

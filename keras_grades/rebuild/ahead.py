@@ -21,7 +21,7 @@ class Ahead(NamedTuple):
     end: int
 
 
-def best_rebuilds(steps, savings, end, cost):
+def best_rebuilds(steps, savings, end, costs):
     """Chooses the steps at which to rebuild the train step.
 
     A rebuild saves time from its step on, until the next one saves more. So
@@ -32,7 +32,7 @@ def best_rebuilds(steps, savings, end, cost):
         steps: List of m integers, in ascending order.
         savings: List of m floats, seconds a step that a rebuild there saves.
         end: Integer, the step at which training ends.
-        cost: Float, seconds that a rebuild takes.
+        costs: List of m floats, seconds that a rebuild there takes.
 
     Returns:
         List of places in `steps`, empty if no rebuild pays.
@@ -45,7 +45,7 @@ def best_rebuilds(steps, savings, end, cost):
         }
         later[len(steps)] = savings[i] * (end - steps[i])
         following[i] = max(later, key=later.__getitem__)
-        gains[i] = later[following[i]] - cost
+        gains[i] = later[following[i]] - costs[i]
     if max(gains, default=0.0) <= 0:
         return []
     chosen = [gains.index(max(gains))]

@@ -1,5 +1,7 @@
 """When to make freezes structural: a rebuilt step is faster, but not free."""
 
+import math
+
 from keras_grades.rebuild.ahead import best_rebuilds
 from keras_grades.rebuild.costs import SavingEstimate
 
@@ -77,28 +79,40 @@ class Rebuilds:
         # The most that a rebuild might have saved that was not made.
         self._missed = 0.0
         self._step_seconds = []
-        # How long training was held up by what is compiled beside it.
+        # What a rebuild costs, and one that is compiled beside training, once
+        # that is known; and by how much training was held up for the next.
+        self._cost = self._cost_beside = math.inf
+        self._is_beside = False
         self._held_up = 0.0
 
     def compiled(self, step, seconds):
         """Tells how long the first call of a train function took."""
+        seconds += max(0.0, self._held_up)
+        if self._is_beside:
+            self._cost_beside = seconds
+        else:
+            self._cost = seconds
         self.compilations.append(
             {
                 "step": step,
-                "seconds": seconds + self._held_up,
+                "seconds": seconds,
                 "frozen": self._frozen,
                 "step_seconds_before": self.step_seconds,
                 "step_seconds_after": None,
             }
         )
         self._step_seconds = []
-        self._held_up = 0.0
+        self._is_beside, self._held_up = False, 0.0
 
-    def prepared(self, seconds):
-        """Tells how long it took to begin to compile beside training."""
-        self._held_up = seconds
+    def compiles_beside(self):
+        """Tells that the next one is compiled beside training."""
+        self._is_beside, self._held_up = True, 0.0
 
-    def ran(self, steps, seconds, share, is_preparing=False):
+    def held_up(self, seconds):
+        """Tells that training has waited, as for what is being compiled."""
+        self._held_up += seconds
+
+    def ran(self, steps, seconds, share, is_beside=False):
         """Tells how long some steps took.
 
         Args:
@@ -106,12 +120,12 @@ class Rebuilds:
             seconds: Float.
             share: Float, the share of a step's work that they did for
                 nothing: for components frozen only logically.
-            is_preparing: Boolean, whether something was compiled beside
-                them. Defaults to `False`.
+            is_beside: Boolean, whether something was compiled beside them.
+                Defaults to `False`.
         """
-        if is_preparing and self.step_seconds is not None:
+        if is_beside and self.step_seconds is not None:
             # By how much it slows training down is a part of its cost.
-            self._held_up += max(0.0, seconds - steps * self.step_seconds)
+            self.held_up(seconds - steps * self.step_seconds)
         else:
             self._step_seconds.append(seconds / steps)
         self._lost += steps * self._estimate.seconds(share, self.step_seconds)
@@ -173,7 +187,7 @@ class Rebuilds:
         if self.total_steps is not None:
             self._missed = max(self._missed, saving * (total - step))
         return is_worth_it(
-            cost=self.compilations[-1]["seconds"],
+            cost=self._cost,
             saving=saving,
             remaining=total - step,
             lost=self._lost,
@@ -203,9 +217,14 @@ class Rebuilds:
         ]
         for step, saving in zip(ahead.steps, savings):
             self._missed = max(self._missed, saving * (ahead.end - step))
-        cost = self.compilations[-1]["seconds"]
-        chosen = best_rebuilds(ahead.steps, savings, ahead.end, cost)
+        costs = [self._cost_in(steps) for steps in ahead.steps]
+        chosen = best_rebuilds(ahead.steps, savings, ahead.end, costs)
         return ahead.steps[chosen[0]] if chosen else None
+
+    def _cost_in(self, steps):
+        """What a rebuild costs that is known so many steps ahead."""
+        is_in_time = steps * self.step_seconds >= self._cost
+        return min(self._cost, self._cost_beside) if is_in_time else self._cost
 
     def rebuilt(self, newly_frozen, share):
         """Tells that more is structurally frozen now.

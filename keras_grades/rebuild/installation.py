@@ -1,7 +1,7 @@
 """Puts GradES on a model for one `fit()`, and takes it off without a trace."""
 
+import concurrent.futures
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 from typing import NamedTuple
 
@@ -21,14 +21,17 @@ class Made(NamedTuple):
     Attributes:
         trained: List of integers, the ids of those variables.
         train_step: Function, with the logs of GradES.
-        of_keras: Function, the train function that Keras made of it.
+        plain: Function, the train function that the model made of it.
         train_function: Function, the same; it reports each of its calls.
+        compiles_ahead: Boolean, whether one like it can be compiled while
+            this one trains.
     """
 
     trained: list[int]
     train_step: Callable
-    of_keras: Callable
+    plain: Callable
     train_function: Callable
+    compiles_ahead: bool
 
 
 class Installation(Attached):
@@ -78,9 +81,9 @@ class Installation(Attached):
         # Whether Keras must make its own train function again afterwards.
         self._is_renewed = False
         self._made: Made | None = None
-        # A batch, and what is compiled for it beside training.
+        # What batches are like, and what is compiled for it beside training.
         self._batch: Any = None
-        self._prepared: tuple[Made, Future] | None = None
+        self._prepared: tuple[Made, concurrent.futures.Future] | None = None
         # If not `None`, the next step is not taken, and these are its logs.
         # `fit()` knows no other way to take none.
         self.idle_logs = None
@@ -94,8 +97,10 @@ class Installation(Attached):
         model, undo = self.model, self._undo
         self._train_step = model.train_step
         self._train_function = model.train_function
+        self._batch = None
         undo.callback(self._restore_train_function)
         undo.callback(self._restore_flags)
+        undo.callback(self._forget_prepared)
         undo.callback(self.optimizer.widen)
         self._attach()
         inner = self.optimizer.inner_optimizer
@@ -179,23 +184,26 @@ class Installation(Attached):
     def _make_train_function(self, force=False):
         if self.model.train_function is not None and not force:
             return
-        self._prepared = None
+        self._forget_prepared()
         self._made = self._make()
 
     def _make(self):
         """Makes a train step by the flags of the moment, and puts it on."""
         model = self.model
-        if self._path != COMPILED or not isinstance(model, GradESMixin):
-            # A new function each time: compilers cache traces by function.
+        # A new function each time: compilers cache traces by function.
+        if self._path == COMPILED and isinstance(model, GradESMixin):
+            model.train_step = _another(self._train_step)
+        else:
             model.train_step = with_logs(self._train_step, model, self._path)
         type(model).make_train_function(model, force=True)
-        of_keras = model.train_function
-        model.train_function = self._reporting(of_keras)
+        plain = model.train_function
+        model.train_function = self._reporting(plain)
         return Made(
             _ids(model.trainable_variables),
             model.train_step,
-            of_keras,
+            plain,
             model.train_function,
+            backend.compiles_ahead(model, plain),
         )
 
     def _use(self, made):
@@ -217,8 +225,8 @@ class Installation(Attached):
             output = None
             try:
                 self.check_is_on()
-                if began is not None and self.can_prepare:
-                    args, self._batch = backend.keep_batch(*args)
+                if self._batch is None and self._made.compiles_ahead:
+                    args, self._batch = backend.peek(*args)
                 output = train_function(*args)
                 self._after_call(output, began)
             except BaseException as error:
@@ -262,7 +270,7 @@ class Installation(Attached):
     @property
     def can_prepare(self):
         """Whether a train step can be compiled while another one trains."""
-        return backend.compiles_ahead(self.model, self._made.of_keras)
+        return self._batch is not None
 
     @property
     def is_preparing(self):
@@ -287,7 +295,7 @@ class Installation(Attached):
             with self.optimizer.narrowed_to(self.model.trainable_variables):
                 self._made = self._make()
                 compiling = backend.begin_to_compile(
-                    self.model, self._made.of_keras, self._batch
+                    self.model, self._made.plain, self._batch
                 )
             self._prepared = self._made, compiling
         finally:
@@ -314,14 +322,18 @@ class Installation(Attached):
 
     def _put_on_what_fits(self):
         """What was prepared for these flags, or something new."""
-        prepared, self._prepared = self._prepared, None
         trained = _ids(self.model.trainable_variables)
-        if prepared is not None and prepared[0].trained == trained:
-            made, compiling = prepared
-            compiling.result()
-            self._use(made)
-        else:
+        if self._prepared is None or self._prepared[0].trained != trained:
             self.model.make_train_function(force=True)
+            return
+        made, compiling = self._prepared
+        # If that has failed, the first call tries again, or says why.
+        concurrent.futures.wait([compiling])
+        self._use(made)
+        self._forget_prepared()
+
+    def _forget_prepared(self):
+        self._prepared = None
 
 
 def unwrap(model, path):
@@ -333,6 +345,15 @@ def unwrap(model, path):
         saving.compile_with(model, inner)
     # It may have traced the other optimizer.
     model.train_function = None
+
+
+def _another(train_step):
+    """A new function that does the same."""
+
+    def step(*arguments):
+        return train_step(*arguments)
+
+    return step
 
 
 def _set_trainable(variables, trainable):

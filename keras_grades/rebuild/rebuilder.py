@@ -5,11 +5,16 @@ training goes on. It is put in at the look that sees all of that frozen, and
 waits there if it is not ready: never at a step that depends on the time.
 """
 
+import functools
+import math
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
 from keras_grades.backend import backend
+from keras_grades.criterion import NEVER
+from keras_grades.plan import steps_between_looks
 from keras_grades.rebuild.ahead import Ahead
 
 
@@ -36,20 +41,30 @@ class Rebuilder:
         self._clock = clock
         # What is out of the train step.
         self._structural = np.zeros(len(components), bool)
-        # What a rebuild takes out before the next step, and what the next one
-        # will, once that is known ahead: whether that is compiled by now.
-        self._due: np.ndarray | None = None
+        # What to do before the next step.
+        self._to_do: Callable[[], None] | None = None
+        # What the next rebuild takes out, once that is known ahead.
         self._coming: np.ndarray | None = None
-        self._is_begun = False
+        # When something began to be compiled beside training, and when it was
+        # seen to be done.
+        self._beside: tuple[float, float] | None = None
         # The step up to which the time was taken, when that was, and whether
         # the host had waited for it.
         self._timed = 0, 0.0, True
-        self._was_preparing = False
 
     def begin(self, frozen):
         """Before the first step: to leave out frozen ones costs nothing."""
         if frozen.any() and self._rebuilds.mode != "never":
-            self._due = frozen
+            self._to_do = functools.partial(self._rebuild, frozen)
+
+    def go_on(self, total_steps):
+        """Plans anew, for another `fit()`.
+
+        Args:
+            total_steps: Integer, the planned steps, or `None`.
+        """
+        self.total_steps = total_steps
+        self._to_do = self._coming = self._beside = None
 
     @property
     def total_steps(self):
@@ -87,10 +102,19 @@ class Rebuilder:
                 step - last_step,
                 time - last_time,
                 share,
-                self._was_preparing,
+                self._is_beside(last_time, time),
             )
-        self._was_preparing = self._installation.is_preparing
         self._timed = step, time, has_waited
+
+    def _is_beside(self, began, ended):
+        """Whether something was compiled beside training at that time."""
+        if self._beside is None:
+            return False
+        first, last = self._beside
+        if last == math.inf and not self._installation.is_preparing:
+            last = self._clock()
+            self._beside = first, last
+        return began < last and first < ended
 
     def skip_time(self, step):
         """Leaves out the time since this step ended."""
@@ -108,47 +132,44 @@ class Rebuilder:
         """
         if self._coming is not None:
             if frozen[self._coming].all():
-                self._due = self._coming
+                self._to_do = functools.partial(self._rebuild, self._coming)
             return
         ahead = None
         if rest_at is not None:
-            ahead = self._ahead(step, frozen, rest_at, stop)
+            seen_at = self._seen_at(rest_at)
+            ahead = self._ahead(step, frozen, seen_at, stop)
         newly_frozen, share = self._pending(frozen)
         is_due = self._rebuilds.is_due(step, newly_frozen, share, ahead)
         # It goes by the time, which is another one on each host.
         model = self._installation.model
         if newly_frozen and backend.agree(model, is_due):
-            self._due = frozen
+            self._to_do = functools.partial(self._rebuild, frozen)
         elif ahead is not None and self._installation.can_prepare:
             comes_in = self._rebuilds.comes_in(ahead)
             if comes_in:
-                self._coming = frozen | (rest_at <= step + comes_in)
+                self._coming = frozen | (seen_at <= step + comes_in)
+                self._to_do = self._begin_to_compile
 
     def act(self):
         """Before a step: does what was decided."""
-        if self._due is not None:
-            frozen, self._due, self._coming = self._due, None, None
-            self._rebuild(frozen)
-        elif self._coming is not None and not self._is_begun:
-            self._begin_to_compile(self._coming)
-        self._is_begun = self._coming is not None
+        if self._to_do is not None:
+            to_do, self._to_do = self._to_do, None
+            to_do()
 
-    def _begin_to_compile(self, frozen):
-        """Begins to compile what will be needed, beside training."""
-        began = self._clock()
-        self._installation.prepare(self._variables(frozen))
-        held_up = self._clock() - began
-        self._rebuilds.prepared(held_up)
-        # That is no time of a step.
-        step, time, has_waited = self._timed
-        self._timed = step, time + held_up, has_waited
-        self._was_preparing = True
+    def _begin_to_compile(self):
+        """Begins to compile what is coming, beside training."""
+        self._rebuilds.compiles_beside()
+        self._beside = self._clock(), math.inf
+        self._installation.prepare(self._variables(self._coming))
 
     def _rebuild(self, frozen):
         """Makes logical freezes structural."""
+        began = self._clock()
+        self._installation.freeze(self._variables(frozen))
+        self._rebuilds.held_up(self._clock() - began)
         self._rebuilds.rebuilt(*self._pending(frozen))
         self._structural = frozen
-        self._installation.freeze(self._variables(frozen))
+        self._coming = self._beside = None
         if not self._rebuilds.rebuilds_left:
             warnings.warn(
                 "The train step cannot be rebuilt once more, or the compiler "
@@ -173,10 +194,15 @@ class Rebuilder:
         share = self._work.share(frozen) - self._work.share(self._structural)
         return np.count_nonzero(frozen & ~self._structural), share
 
-    def _ahead(self, step, frozen, rest_at, stop):
-        coming = np.unique(rest_at)
+    def _seen_at(self, rest_at):
+        """The step of the look at which each is seen to be frozen."""
+        every = steps_between_looks(self.total_steps)
+        return np.where(rest_at < NEVER, -(-rest_at // every) * every, NEVER)
+
+    def _ahead(self, step, frozen, seen_at, stop):
+        coming = np.unique(seen_at)
         steps = [step, *coming[(coming > step) & (coming < stop)]]
-        pending = [self._pending(frozen | (rest_at <= s)) for s in steps]
+        pending = [self._pending(frozen | (seen_at <= s)) for s in steps]
         counts, shares = map(list, zip(*pending))
         steps = [int(s) - step for s in steps]
         return Ahead(steps, shares, counts, stop - step)

@@ -1,6 +1,6 @@
 """What it gives to compile the next train step while this one trains.
 
-    python examples/benchmarks/ahead.py --models minilm
+    python examples/benchmarks/compile_ahead.py --models minilm
 
 At the end of a run blocks freeze from below, at steps that are known ahead.
 The train step is rebuilt for each of them: compiled when it is needed, and
@@ -44,7 +44,7 @@ def main(argv=None):
         for model in args.models
         for row in measure(model, args.rounds, args.steps, args.fall)
     ]
-    common.report("ahead", rows, args.output)
+    common.report("compile_ahead", rows, args.output)
 
 
 def measure(name, rounds, steps, fall):
