@@ -96,6 +96,7 @@ def run(name, steps, fall, is_ahead):
         "most at one": at_rebuilds.max(),
         "most at another step": others.max() / before,
         "fall s": seconds[steps - fall - 1 :].sum(),
+        "of as many steps": seconds[steps - fall - 1 :].sum() / fall / before,
     }
 
 
