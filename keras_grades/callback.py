@@ -61,10 +61,11 @@ class GradES(keras.callbacks.Callback):
     that was saved during training, `fit()` goes on where it was: with the
     same components frozen, and the same counts. Without GradES such a file
     is one of the model's own optimizer, and nothing is frozen.
-    So does a `fit()` that begins at a later epoch, of the same model with the
-    same instance of GradES: `fit()` may be called in a loop, an epoch each,
-    also with other data, and compiles once. Its grace period is a share of
-    the steps of the first call: pass `alpha` as an integer. Once training
+    A `fit()` that begins at a later epoch, of the same model with the same
+    instance of GradES, goes on where the last one was, too: `fit()` may be
+    called in a loop, an epoch each, also with other data, and compiles once.
+    Its grace period is a share of the steps of the first call: pass `alpha`
+    as an integer. Once training
     was stopped, later calls take no step. A new instance, a model that was
     compiled again, `initial_epoch=0`, and a call after one that settled by
     its plan, as the first may at a constant learning rate, begin anew. Once
@@ -96,11 +97,11 @@ class GradES(keras.callbacks.Callback):
             `"transfer"` asks whether what is learned on some examples still
             helps the next ones: it is the cosine between where the mean
             weights have gone from one window of training to the next, and
-            where the gradients of the window after that want them to go.
-            When that of all components together was above 0 and stays below,
-            the learning rate falls to 0, and blocks freeze from below; at a
-            rate that does not decay by itself, in time to be done when the
-            plan ends. Both have no scale and no norm. All others need a tau
+            where the gradients of the window after that want them to go, of
+            168 entries of each component at most. When that of all components
+            together was above 0 and stays below, the learning rate falls to 0,
+            and blocks freeze from below; at a rate that does not decay by
+            itself, in time to be done when the plan ends. Both have no scale and no norm. All others need a tau
             of your own. Defaults to `"transfer"`, where the learning rate
             decays by itself to `"relative_change"`, with a tau of your own to
             `"gradient"`.

@@ -195,7 +195,7 @@ class Run:
         self._plan, step = other._plan, self.trace.step
         remaining = self._plan.steps(epoch)
         self.total_steps = None if remaining is None else step + remaining
-        self.rebuilder.go_on(self.total_steps)
+        self.rebuilder.total_steps = self.total_steps
         if self.optimizer.extend(self.total_steps, self._is_open):
             self._model.make_train_function(force=True)
         self._begin_at(step)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import math
 import threading
 
@@ -15,6 +16,7 @@ from keras_grades import GradESMixin
 from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.criterion import Prescribed
+from keras_grades.keras_internals import jax_state
 from keras_grades.rebuild.costs import StepWork
 from keras_grades.rebuild.decision import Rebuilds
 from keras_grades.rebuild.rebuilder import Rebuilder
@@ -186,10 +188,6 @@ def test_nothing_shows_until_then_and_it_waits(monkeypatch):
     """However long it takes, the step is put in at the same look."""
     waited = []
 
-    def wait(futures):
-        look(None)
-        waited.append(seen.pop())
-
     model = averaged()
     seen, begun = [], []
 
@@ -207,7 +205,7 @@ def test_nothing_shows_until_then_and_it_waits(monkeypatch):
         seen.append([len(each) for each in everything])
 
     monkeypatch.setattr(backend, "begin_to_compile", begin)
-    monkeypatch.setattr(concurrent.futures, "wait", wait)
+    monkeypatch.setattr(concurrent.futures, "wait", waited.append)
     grades = fit(model, before_steps(look))
     assert len(begun) == 1 and begun[0] < FIRST
     whole = seen[0]
@@ -358,12 +356,48 @@ def test_all_that_holds_training_up_is_counted():
     last = rebuilds.timing()["compilations"][-1]
     assert last["seconds"] == 3 + 4 + 2 + 1
     assert last["step_seconds_before"] == 1.0
+    # The next one begins at a look that has waited, and that one has not.
     look(25, 43.0)
     assert slow.done[2:] == [("prepare", 3)]
-    # What is dropped begins anew.
-    rebuilder.go_on(200)
-    look(26, 44.0)
-    assert slow.done[3:] == [("prepare", 3)]
+    rebuilder.ran(29, 50.0, False, rest_at <= 25)
+    look(30, 51.0)
+    rebuilder.compiled(31, began=53.0, ended=54.0)
+    last = rebuilds.timing()["compilations"][-1]
+    assert last["seconds"] == 3 + 2 + 1
+
+
+def test_a_loop_of_fits_compiles_it_once(prepared, compilations):
+    model = compiled()
+    grades = GradES(1.0, cooldown=FALL, recompile=BLOCK, alpha=0, verbose=0)
+    steps = [FIRST - FALL] * BLOCK + [LAST - FALL] * BLOCK
+    grades.policy = dataclasses.replace(
+        grades.policy, criterion=Prescribed(steps)
+    )
+    x, y = small.data(2)
+    for epoch in range(STEPS // 2):
+        model.fit(
+            x,
+            y,
+            4,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            verbose=0,
+            callbacks=[grades],
+        )
+    assert {c.frozen_at for c in grades.components} == {FIRST, LAST}
+    assert len(prepared) == 1
+    assert len(compilations) == 2
+
+
+def test_the_step_of_keras_is_found_and_that_of_others_is_not():
+    def wrapped(*arguments):
+        return model.train_function(*arguments)
+
+    model = compiled()
+    model.make_train_function()
+    assert jax_state.compiled_step(model.train_function) is not None
+    functools.update_wrapper(wrapped, model.train_function)
+    assert jax_state.compiled_step(wrapped) is None
 
 
 def test_two_runs_of_one_mixed_in_model_are_not_taken_for_each_other():

@@ -167,7 +167,12 @@ class JaxBackend(Backend):
 def _like(array):
     """Its shape, and where it is if that is not up to a step."""
     sharding = array.sharding if getattr(array, "committed", False) else None
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(
+        array.shape,
+        array.dtype,
+        sharding=sharding,
+        weak_type=getattr(array, "weak_type", False),
+    )
 
 
 def _on_host(values):

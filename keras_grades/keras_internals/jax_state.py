@@ -71,7 +71,7 @@ def compiled_step(train_function):
         train_function
     ):
         return None
-    step = inspect.getclosurevars(train_function).nonlocals["step_function"]
+    step = inspect.getclosurevars(train_function).nonlocals.get("step_function")
     # It is not jitted where `jit_compile` is off.
     return step if hasattr(step, "lower") else None
 

@@ -6,8 +6,8 @@ examples want them to go. The cosine between the two is positive while what
 was learned on some examples helps others, that were not yet seen, and falls
 through zero when it no longer does. Means over windows cancel the bouncing
 of a large learning rate. The cosine has no scale, and its threshold, zero, a
-meaning. All components are compared together, as one long vector: each adds
-its inner product to the cosine.
+meaning. All components are compared together, as one long vector of some
+entries of each: each adds its inner product to the cosine.
 
 Related: stiffness (Fort et al., 2019, arXiv 1901.09491), the evidence-based
 criterion (Mahsereci et al., 2017, arXiv 1703.09580), SASA (Lang et al., 2019,

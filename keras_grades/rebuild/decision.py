@@ -109,7 +109,7 @@ class Rebuilds:
         self._is_beside, self._held_up = True, 0.0
 
     def held_up(self, seconds):
-        """Tells that training has waited, as for what is being compiled."""
+        """Tells by how much a rebuild holds training up, or less than none."""
         self._held_up += seconds
 
     def ran(self, steps, seconds, share, is_beside=False):
@@ -195,12 +195,17 @@ class Rebuilds:
         )
 
     def comes_in(self, ahead):
-        """In how many steps to rebuild next, or `None` for not at all.
+        """In how many steps to rebuild next, compiled beside training.
+
+        Returns:
+            Integer, or `None` for not at all, or where that holds training up
+            for longer than to compile when it is needed.
 
         Args:
             ahead: `Ahead`.
         """
-        if self.mode == "never" or self._rebuild_is_free:
+        is_dearer = self._cost < self._cost_beside < math.inf
+        if self.mode == "never" or self._rebuild_is_free or is_dearer:
             return None
         if self.mode == "auto":
             is_timed = self.step_seconds is not None

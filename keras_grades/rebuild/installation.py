@@ -97,10 +97,8 @@ class Installation(Attached):
         model, undo = self.model, self._undo
         self._train_step = model.train_step
         self._train_function = model.train_function
-        self._batch = None
         undo.callback(self._restore_train_function)
         undo.callback(self._restore_flags)
-        undo.callback(self._forget_prepared)
         undo.callback(self.optimizer.widen)
         self._attach()
         inner = self.optimizer.inner_optimizer
@@ -184,7 +182,7 @@ class Installation(Attached):
     def _make_train_function(self, force=False):
         if self.model.train_function is not None and not force:
             return
-        self._forget_prepared()
+        self._prepared = None
         self._made = self._make()
 
     def _make(self):
@@ -330,9 +328,6 @@ class Installation(Attached):
         # If that has failed, the first call tries again, or says why.
         concurrent.futures.wait([compiling])
         self._use(made)
-        self._forget_prepared()
-
-    def _forget_prepared(self):
         self._prepared = None
 
 

@@ -46,8 +46,9 @@ class Rebuilder:
         # What the next rebuild takes out, once that is known ahead.
         self._coming: np.ndarray | None = None
         # When something began to be compiled beside training, and when it was
-        # seen to be done.
+        # seen to be done; and how long that took to begin with.
         self._beside: tuple[float, float] | None = None
+        self._traced = 0.0
         # The step up to which the time was taken, when that was, and whether
         # the host had waited for it.
         self._timed = 0, 0.0, True
@@ -56,15 +57,6 @@ class Rebuilder:
         """Before the first step: to leave out frozen ones costs nothing."""
         if frozen.any() and self._rebuilds.mode != "never":
             self._to_do = functools.partial(self._rebuild, frozen)
-
-    def go_on(self, total_steps):
-        """Plans anew, for another `fit()`.
-
-        Args:
-            total_steps: Integer, the planned steps, or `None`.
-        """
-        self.total_steps = total_steps
-        self._to_do = self._coming = self._beside = None
 
     @property
     def total_steps(self):
@@ -104,6 +96,9 @@ class Rebuilder:
                 share,
                 self._is_beside(last_time, time),
             )
+        elif self._beside and last_time <= self._beside[0] < time:
+            # Of such a time that is all that is known.
+            self._rebuilds.held_up(self._traced)
         self._timed = step, time, has_waited
 
     def _is_beside(self, began, ended):
@@ -159,8 +154,10 @@ class Rebuilder:
     def _begin_to_compile(self):
         """Begins to compile what is coming, beside training."""
         self._rebuilds.compiles_beside()
-        self._beside = self._clock(), math.inf
+        began = self._clock()
         self._installation.prepare(self._variables(self._coming))
+        self._traced = self._clock() - began
+        self._beside = began, math.inf
 
     def _rebuild(self, frozen):
         """Makes logical freezes structural."""
@@ -195,13 +192,16 @@ class Rebuilder:
         return np.count_nonzero(frozen & ~self._structural), share
 
     def _seen_at(self, rest_at):
-        """The step of the look at which each is seen to be frozen."""
+        """The step of the first look at which each is frozen."""
         every = steps_between_looks(self.total_steps)
+        # What never rests wraps around, and is left out.
         return np.where(rest_at < NEVER, -(-rest_at // every) * every, NEVER)
 
     def _ahead(self, step, frozen, seen_at, stop):
+        # A look is read at the next one.
+        last = stop - steps_between_looks(self.total_steps)
         coming = np.unique(seen_at)
-        steps = [step, *coming[(coming > step) & (coming < stop)]]
+        steps = [step, *coming[(coming > step) & (coming < last)]]
         pending = [self._pending(frozen | (seen_at <= s)) for s in steps]
         counts, shares = map(list, zip(*pending))
         steps = [int(s) - step for s in steps]
