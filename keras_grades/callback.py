@@ -102,9 +102,9 @@ class GradES(keras.callbacks.Callback):
             together was above 0 and stays below, the learning rate falls to 0,
             and blocks freeze from below; at a rate that does not decay by
             itself, in time to be done when the plan ends. Both have no scale
-            and no norm. All others need a tau of your own. Defaults to `"transfer"`, where the learning rate
-            decays by itself to `"relative_change"`, with a tau of your own to
-            `"gradient"`.
+            and no norm. All others need a tau of your own. Defaults to
+            `"transfer"`, where the learning rate decays by itself to
+            `"relative_change"`, with a tau of your own to `"gradient"`.
         norm: Norm of a matrix. `"l1"`, the sum of absolute values,
             `"mean_l1"`, their mean, so that one tau fits matrices of every
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.
