@@ -85,8 +85,9 @@ def check_added(found, without):
         assert not collections.Counter(sizes) - added[kind]
         added[kind] -= collections.Counter(sizes)
     # Of each component, from gradients and, for one monitor, from weights.
+    # Parts of a matrix are padded to be alike, and so are those of a sample.
     samples = added.pop("all-gather", {})
-    assert max(samples, default=0) <= 4 * ENTRIES
+    assert max(samples, default=0) <= 5 * ENTRIES
     assert all(size <= 4 for sizes in added.values() for size in sizes)
 
 
