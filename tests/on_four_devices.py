@@ -4,11 +4,14 @@
 """
 
 import collections
+import dataclasses
 import importlib
 import math
 import pathlib
 import sys
+import threading
 
+import jax
 import keras
 import numpy as np
 import pytest
@@ -24,6 +27,9 @@ from spread import shardings
 from spread import train
 
 from keras_grades import GradES
+from keras_grades import find_components
+from keras_grades.backend import backend
+from keras_grades.criterion import Prescribed
 from keras_grades.monitors.sample import ENTRIES
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
@@ -124,6 +130,39 @@ def test_what_is_frozen_is_not_sent(arrangement, compiled):
     else:
         # Neither are some gradients that were on the way to it.
         assert first - last >= saved
+
+
+@pytest.mark.parametrize(
+    "arrangement", ["both", pytest.param("data", marks=pytest.mark.long)]
+)
+def test_a_step_is_compiled_ahead(arrangement, monkeypatch):
+    """Beside training, once, and as the call would have compiled it."""
+    compiled_by, prepared, begin = [], [], backend.begin_to_compile
+
+    def listen(event, seconds, fun_name="", **_):
+        if event.endswith("backend_compile_duration") and "step" in fun_name:
+            compiled_by.append(threading.current_thread())
+
+    def begin_and_keep(*arguments):
+        prepared.append(begin(*arguments))
+        return prepared[-1]
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    monkeypatch.setattr(backend, "begin_to_compile", begin_and_keep)
+    model = build(arrangement)
+    before = shardings(model)
+    grades = GradES(1.0, cooldown=10, alpha=0, recompile=1, verbose=0)
+    # The last one rests at the end; the others in the middle of the fall.
+    steps = [8] * (len(find_components(model)) - 1) + [14]
+    grades.policy = dataclasses.replace(
+        grades.policy, criterion=Prescribed(steps)
+    )
+    fit(model, grades, steps=24)
+    assert [c.frozen_at for c in grades.components] == [s + 10 for s in steps]
+    assert len(prepared) == 1
+    main = threading.main_thread()
+    assert [thread is main for thread in compiled_by] == [True, False]
+    assert shardings(model) == before
 
 
 def test_a_checkpoint_goes_on_on_one_device(tmp_path):
