@@ -11,11 +11,12 @@ import pathlib
 import sys
 import threading
 
-import jax
 import keras
 import numpy as np
 import pytest
 import small
+from compilations import compilations as compilations
+from compilations import prepared as prepared
 from spread import GRACE
 from spread import HUGE
 from spread import MONITORS
@@ -28,7 +29,6 @@ from spread import train
 
 from keras_grades import GradES
 from keras_grades import find_components
-from keras_grades.backend import backend
 from keras_grades.criterion import Prescribed
 from keras_grades.monitors.sample import ENTRIES
 
@@ -135,20 +135,8 @@ def test_what_is_frozen_is_not_sent(arrangement, compiled):
 @pytest.mark.parametrize(
     "arrangement", ["both", pytest.param("data", marks=pytest.mark.long)]
 )
-def test_a_step_is_compiled_ahead(arrangement, monkeypatch):
+def test_a_step_is_compiled_ahead(arrangement, compilations, prepared):
     """Beside training, once, and as the call would have compiled it."""
-    compiled_by, prepared, begin = [], [], backend.begin_to_compile
-
-    def listen(event, seconds, fun_name="", **_):
-        if event.endswith("backend_compile_duration") and "step" in fun_name:
-            compiled_by.append(threading.current_thread())
-
-    def begin_and_keep(*arguments):
-        prepared.append(begin(*arguments))
-        return prepared[-1]
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    monkeypatch.setattr(backend, "begin_to_compile", begin_and_keep)
     model = build(arrangement)
     before = shardings(model)
     grades = GradES(1.0, cooldown=10, alpha=0, recompile=1, verbose=0)
@@ -161,7 +149,7 @@ def test_a_step_is_compiled_ahead(arrangement, monkeypatch):
     assert [c.frozen_at for c in grades.components] == [s + 10 for s in steps]
     assert len(prepared) == 1
     main = threading.main_thread()
-    assert [thread is main for thread in compiled_by] == [True, False]
+    assert [thread is main for thread in compilations] == [True, False]
     assert shardings(model) == before
 
 

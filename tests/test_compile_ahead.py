@@ -21,6 +21,10 @@ from keras_grades.rebuild.costs import StepWork
 from keras_grades.rebuild.decision import Rebuilds
 from keras_grades.rebuild.rebuilder import Rebuilder
 
+if keras.backend.backend() == "jax":
+    from compilations import compilations as compilations
+    from compilations import prepared as prepared
+
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax",
     reason="only JAX compiles beside training",
@@ -95,38 +99,6 @@ def before_steps(function):
     )
 
 
-@pytest.fixture
-def compilations():
-    """The threads that have compiled a train step, in this order."""
-    import jax
-
-    threads, is_over = [], threading.Event()
-
-    def listen(event, seconds, fun_name="", **_):
-        is_of_step = event.endswith("backend_compile_duration") and (
-            "step" in fun_name
-        )
-        if is_of_step and not is_over.is_set():
-            threads.append(threading.current_thread())
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield threads
-    is_over.set()
-
-
-@pytest.fixture
-def prepared(monkeypatch):
-    """What was compiled beside training: a list of `Future`."""
-    begin, found = backend.begin_to_compile, []
-
-    def begin_and_keep(*arguments):
-        found.append(begin(*arguments))
-        return found[-1]
-
-    monkeypatch.setattr(backend, "begin_to_compile", begin_and_keep)
-    return found
-
-
 def without(monkeypatch):
     monkeypatch.setattr(backend, "compiles_ahead", lambda *_: False)
 
@@ -186,9 +158,7 @@ def test_training_goes_on_as_if_compiled_when_needed(
 
 def test_nothing_shows_until_then_and_it_waits(monkeypatch):
     """However long it takes, the step is put in at the same look."""
-    waited = []
-
-    model = averaged()
+    model, waited = averaged(), []
     seen, begun = [], []
 
     def begin(*arguments):

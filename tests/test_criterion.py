@@ -161,7 +161,6 @@ def test_all_converge_when_their_mean_was_above_and_is_below():
     assert converge_together(rows, patience=0, grace_steps=0) == [0, 0]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from([-1.0, 0.0, 1.0, NAN]), min_size=1, max_size=30),
     st.integers(0, 4),

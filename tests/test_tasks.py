@@ -277,17 +277,22 @@ def test_the_command_at_a_constant_rate(tasks, monkeypatch, tmp_path, task):
     assert (tmp_path / f"tasks_constant_{backend}.json").exists()
 
 
+def rows_of(script, folder):
+    """What a script reports on the small digits, with one seed."""
+    script.main(
+        ["--tasks", "small digits", "--seeds", "0", f"--output={folder}"]
+    )
+    path = folder / f"{script.__name__}_{keras.backend.backend()}.json"
+    return json.loads(path.read_text())["rows"]
+
+
 @long_on("tensorflow")
 def test_settled(tasks, monkeypatch, tmp_path, task):
     import settled
 
     monkeypatch.setattr(settled, "TASKS", {"small digits": task})
     monkeypatch.setattr(settled, "SHARES", (0.5, 1.0))
-    settled.main(
-        ["--tasks", "small digits", "--seeds", "0", f"--output={tmp_path}"]
-    )
-    path = tmp_path / f"settled_{keras.backend.backend()}.json"
-    rows = json.loads(path.read_text())["rows"]
+    rows = rows_of(settled, tmp_path)
     assert [row["plan"] for row in rows] == ["constant"] + ["settled"] * 2
     steps = [row["steps"] for row in rows]
     assert steps[0] == steps[2] == task.steps > steps[1]
@@ -304,11 +309,7 @@ def test_stagger(tasks, monkeypatch, tmp_path, task):
     chosen = actions.FIRST_AT_REST
     monkeypatch.setattr(settled, "TASKS", {"small digits": task})
     monkeypatch.setattr(stagger, "SHARES", (0.0, 1.0))
-    stagger.main(
-        ["--tasks", "small digits", "--seeds", "0", f"--output={tmp_path}"]
-    )
-    path = tmp_path / f"stagger_{keras.backend.backend()}.json"
-    rows = json.loads(path.read_text())["rows"]
+    rows = rows_of(stagger, tmp_path)
     assert chosen == actions.FIRST_AT_REST
     settings = [(r["lowest freezes at"], r["truncated"]) for r in rows]
     assert settings == [(0, False), (0, True), (1, False), (1, True)]

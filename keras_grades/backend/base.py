@@ -192,14 +192,13 @@ class Backend:
         del arguments
         return logs
 
-    def compiles_ahead(self, model, train_function):
+    def compiles_ahead(self, train_function):
         """Whether a train step can be compiled while another one trains.
 
         Args:
-            model: The model.
-            train_function: What Keras has made to train it.
+            train_function: What Keras has made to train a model.
         """
-        del model, train_function
+        del train_function
         return False
 
     def peek(self, *arguments):

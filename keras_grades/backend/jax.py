@@ -113,7 +113,7 @@ class JaxBackend(Backend):
             return decision
         return bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))
 
-    def compiles_ahead(self, model, train_function):
+    def compiles_ahead(self, train_function):
         """Not where several processes would have to agree on when."""
         is_jitted = jax_state.compiled_step(train_function) is not None
         return is_jitted and jax.process_count() == 1

@@ -201,7 +201,7 @@ class Installation(Attached):
             model.train_step,
             plain,
             model.train_function,
-            backend.compiles_ahead(model, plain),
+            backend.compiles_ahead(plain),
         )
 
     def _use(self, made):
