@@ -44,11 +44,13 @@ class Action:
         """
         del state, step
 
-    def rest_at(self, converged_at):
+    def rest_at(self, converged_at, xp=ops):
         """The step after which each component is frozen.
 
         Args:
             converged_at: Integer tensor of shape `(n,)`.
+            xp: Module with its functions, `keras.ops` or, where it is an
+                array of the host, numpy. Defaults to `keras.ops`.
 
         Returns:
             Integer tensor of shape `(n,)`, without a meaning where a
@@ -73,7 +75,7 @@ class Action:
 class Freeze(Action):
     """A component is frozen at the step at which it converges."""
 
-    def rest_at(self, converged_at):
+    def rest_at(self, converged_at, xp=ops):
         return converged_at
 
 
@@ -104,10 +106,10 @@ class Settle(Action):
         converged_at = ops.max(state["converged_at"])
         return share_left(converged_at, step, self.cooldown)
 
-    def rest_at(self, converged_at):
-        steps = cooldown_steps(converged_at, self.cooldown)
-        steps = ops.multiply(self._at_rest, ops.cast(steps, "float32"))
-        return converged_at + ops.cast(ops.floor(steps), "int32")
+    def rest_at(self, converged_at, xp=ops):
+        steps = cooldown_steps(converged_at, self.cooldown, xp)
+        steps = xp.multiply(self._at_rest, xp.array(steps, "float32"))
+        return converged_at + xp.array(xp.floor(steps), "int32")
 
 
 class Anneal(Action):
@@ -129,8 +131,8 @@ class Anneal(Action):
         # A checkpoint may know no cooldown, or another one.
         return ops.where(state["frozen_at"] > 0, 0.0, share)
 
-    def rest_at(self, converged_at):
-        return converged_at + cooldown_steps(converged_at, self.cooldown)
+    def rest_at(self, converged_at, xp=ops):
+        return converged_at + cooldown_steps(converged_at, self.cooldown, xp)
 
 
 def share_left(converged_at, step, cooldown):
@@ -153,9 +155,9 @@ def share_left(converged_at, step, cooldown):
     return ops.where(converged_at > 0, left, 1.0)
 
 
-def cooldown_steps(converged_at, cooldown):
+def cooldown_steps(converged_at, cooldown, xp=ops):
     """How long each component cools down, in steps."""
     if isinstance(cooldown, numbers.Integral):
         return min(int(cooldown), ENDLESS)
-    steps = cooldown * ops.cast(converged_at, "float32")
-    return ops.cast(ops.floor(ops.minimum(steps, float(ENDLESS))), "int32")
+    steps = cooldown * xp.array(converged_at, "float32")
+    return xp.array(xp.floor(xp.minimum(steps, float(ENDLESS))), "int32")

@@ -306,6 +306,11 @@ class GradESOptimizer(SavedOptimizer):
         frozen = ops.convert_to_tensor(self.frozen_at) > 0
         return self._groups.frozen(frozen)
 
+    def _frozen_variables(self):
+        # Compared on the host: there nothing is compiled for it.
+        frozen = self._groups.frozen(ops.convert_to_numpy(self.frozen_at) > 0)
+        return self._groups.frozen_variables(ops.convert_to_numpy(frozen))
+
     def _count_step(self, is_update):
         # True, and known only when the step has been decided: where data of
         # unknown length ends, TensorFlow still runs what needs no data.
@@ -395,8 +400,7 @@ class GradESOptimizer(SavedOptimizer):
         Returns:
             Boolean, whether anything was set.
         """
-        flags = ops.convert_to_numpy(self._frozen_groups())
-        frozen = self._groups.frozen_variables(flags)
+        frozen = self._frozen_variables()
         newly_frozen = [v for v in frozen if v.trainable]
         for variable in newly_frozen:
             variable.trainable = False
@@ -406,8 +410,7 @@ class GradESOptimizer(SavedOptimizer):
 
     def finalize_variable_values(self, var_list):
         """Overwrites weights with their averages, but none that is frozen."""
-        flags = ops.convert_to_numpy(self._frozen_groups())
-        frozen = self._groups.frozen_variables(flags)
+        frozen = self._frozen_variables()
         # Not on the host, which may not have all of them.
         values = backend.snapshot(frozen)
         self.inner_optimizer.finalize_variable_values(var_list)

@@ -363,11 +363,7 @@ class Run:
         has_converged = converged_at > 0
         if np.count_nonzero(has_converged) < self._enough:
             return
-        rest_at = ops.convert_to_numpy(
-            self.optimizer.rule.action.rest_at(
-                ops.convert_to_tensor(converged_at)
-            )
-        )
+        rest_at = self.optimizer.rule.action.rest_at(converged_at, np)
         self._rest_at = np.where(has_converged, rest_at, NEVER)
         since = np.sort(converged_at[has_converged])[self._enough - 1]
         self._say(

@@ -2,7 +2,7 @@
 
 import contextlib
 
-import keras
+import numpy as np
 from keras import ops
 
 from keras_grades.keras_internals.optimizers import new_like
@@ -29,7 +29,7 @@ class State:
         self._variables = {
             name: add_variable(
                 spec.shape,
-                keras.initializers.Constant(spec.initial),
+                _filled_with(spec.initial),
                 spec.dtype,
                 "only_first_replica" if name in of_rule else "none",
                 name=name,
@@ -125,6 +125,11 @@ class State:
             for key, variable in each.items()
         }
         return {**self._variables, **kept}
+
+
+def _filled_with(value):
+    """An initializer that compiles nothing, as those of Keras do on JAX."""
+    return lambda shape, dtype: np.full(shape, value, dtype)
 
 
 def updated_where(condition, new, old):
