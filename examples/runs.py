@@ -43,7 +43,7 @@ def argument_parser(description, name):
     # What is not given is what GradES has by default, which depends on tau.
     for name, kind, text in [
         ("alpha", _number, "grace period: a share of the schedule, or steps"),
-        ("monitor", str, "what is measured; needs --tau"),
+        ("monitor", str, "what is measured; those of the paper need --tau"),
         ("patience", int, "measured steps in a row below tau, less one"),
     ]:
         add(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)

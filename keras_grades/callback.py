@@ -52,7 +52,7 @@ class GradES(keras.callbacks.Callback):
     ```python
     model.compile(keras.optimizers.AdamW(5e-5), loss=loss)
     callback = keras_grades.GradES()
-    model.fit(x, y, epochs=3, callbacks=[callback])
+    model.fit(x, y, epochs=10, callbacks=[callback])
     print(callback.report.summary())
     ```
 
@@ -83,12 +83,12 @@ class GradES(keras.callbacks.Callback):
             `monitor="relative_change"`. Defaults to `"auto"`.
         alpha: Grace period, in which nothing freezes. A float in [0, 1), a
             share of the planned steps, or an integer, a number of steps.
-            Defaults to `0`, with a monitor of the paper to `0.5`.
+            Defaults to `0`; `0.5` with a monitor of the paper, or your own.
         monitor: What is measured, by name or of your own. `"gradient"`,
             `"gradient_change"`, `"weight_change"`, `"relative_change"`,
             `"transfer"`, or an instance of your own subclass of
-            `keras_grades.monitors.Monitor`.
-            `"gradient"` is the norm of the gradient; `"gradient_change"` that
+            `keras_grades.monitors.Monitor`. The first three are those of the
+            paper. `"gradient"` is the norm of the gradient; `"gradient_change"` that
             of its change since the last step, at the cost of a copy of the
             gradients of all components that are not yet structurally frozen;
             `"weight_change"` that of the update. `"relative_change"` compares
@@ -103,22 +103,22 @@ class GradES(keras.callbacks.Callback):
             and blocks freeze from below; at a rate that does not decay by
             itself, in time to be done when the plan ends. Both have no scale
             and no norm. All others need a tau of your own. Defaults to
-            `"transfer"`, where the learning rate decays by itself to
-            `"relative_change"`, with a tau of your own to `"gradient"`.
+            `"transfer"`; `"relative_change"` where the learning rate decays
+            by itself; `"gradient"` with a tau of your own.
         norm: Norm of a matrix. `"l1"`, the sum of absolute values,
             `"mean_l1"`, their mean, so that one tau fits matrices of every
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.
         patience: Integer, for how many further steps in a row, after the
-            first, the statistic must be below `tau`. Defaults to `9`, with a
-            monitor of the paper to `0`, with `monitor="transfer"` to a sixth
-            of its horizon.
+            first, the statistic must be below `tau`. Defaults to `9`; a sixth
+            of the horizon with `monitor="transfer"`; `0` with a monitor of
+            the paper, or your own.
         horizon: How far `monitor="transfer"` looks. An integer, a number of
             steps, or a float, a number of epochs. By default two epochs, or
             half of the planned steps, if that is less, and 500 steps where
             neither is known; half of that where the weights have moved by
             less than 6% of their norm, as in fine-tuning. At least 36 steps,
-            or 18. Other monitors refuse it.
-            Defaults to `None`.
+            or 18. Other monitors refuse it; given alone it chooses
+            `"transfer"`. Defaults to `None`.
         cooldown: Length of the annealing before a component freezes. An
             integer, a number of steps, or a float, a multiple of the step at
             which it has converged. From there on its updates are scaled by a
@@ -128,8 +128,8 @@ class GradES(keras.callbacks.Callback):
             TensorFlow and PyTorch. Refused with `use_ema`, constraints and
             float8. With 0 a component freezes at once. With
             `monitor="transfer"` the learning rate falls instead, which copies
-            nothing and goes with everything. Defaults to `0`, with
-            `monitor="transfer"` to `0.25`.
+            nothing and goes with everything. Defaults to `0`; `0.25` with
+            `monitor="transfer"`.
         components: Components to track. `None` for all that
             `find_components` finds, a regular expression on names, a list of
             layers or variables, or a function `Component -> bool`. Defaults
@@ -142,9 +142,10 @@ class GradES(keras.callbacks.Callback):
             `model.optimizer` alone. `None` for the one that the model was
             compiled with. Defaults to `None`.
         max_frozen_ratio: Share of frozen components at which training stops.
-            A float in (0, 1]. Where that is not known ahead, as it is with
-            a cooldown, it stops one per cent of the planned steps later at
-            most, or 16 steps. Defaults to `1.0`.
+            A float in (0, 1]. With a cooldown that step is known ahead, and
+            `fit()` stops there. Where components freeze at once, it stops
+            later by 16 steps, or one per cent of those that are planned, at
+            most; in runs of fewer than 200 steps not later. Defaults to `1.0`.
         recompile: When to rebuild the train step without frozen components.
             `"always"`, `"never"`, an integer, the number of newly frozen
             components at which to rebuild, or `"auto"`, when that saves more
@@ -172,7 +173,7 @@ class GradES(keras.callbacks.Callback):
             them; `component.frozen_at` is the step, or `None`.
         trace: Dict of `"step"`, an integer array of shape `(m,)`, and
             `"statistic"`, a float array of shape `(m, n)`, NaN where a
-            component was frozen or had no gradient.
+            component was frozen, had no gradient, or nothing was known.
         stopped_step: Integer, the step at which training was stopped, or
             `None`.
         report: `FreezeReport` of the run.

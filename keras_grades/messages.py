@@ -98,12 +98,11 @@ def settling(since, stop, total_steps):
 
     Args:
         since: Integer, the step at which enough had converged.
-        stop: Integer, the step at which enough will be frozen. The host sees
-            it at its next look.
+        stop: Integer, the step after which enough will be frozen.
         total_steps: Integer, the planned steps, or `None`.
     """
     of = _of_total(total_steps)
-    return f"settles from step {since} on; fit() stops soon after {stop}{of}."
+    return f"settles from step {since} to {stop}{of}; then fit() stops."
 
 
 def ending(components, step, total_steps, has_stopped, reason):

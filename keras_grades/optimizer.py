@@ -40,8 +40,9 @@ class GradESOptimizer(SavedOptimizer):
     are not of Keras), until it is frozen structurally.
 
     Its state belongs to `variables`, with that of the wrapped optimizer. It
-    has one entry a component: `statistic`, `below` (the steps in a row below
-    tau), `converged_at` and `frozen_at` (the step, or 0).
+    has one entry a component: `statistic`, `below` and, with `"transfer"`,
+    `above` (the steps in a row below or above tau), `converged_at` and
+    `frozen_at` (the step, or 0).
 
     `keras_grades.GradES` puts it on a model for one `fit()` and takes it off.
     Use it by itself in a custom training loop. On TensorFlow:
@@ -84,7 +85,8 @@ class GradESOptimizer(SavedOptimizer):
             itself, training settles at this step at the latest. Defaults to
             `None`.
         steps_per_epoch: Integer, the number of updates in an epoch. Needed
-            when `horizon` is a float. Defaults to `None`.
+            when `horizon` is a float; without it the default horizon is half
+            of `total_steps`. Defaults to `None`.
         followers: List of `keras_grades.component.Followers`, variables that
             are frozen with components that lie above them. Defaults to `()`.
         name: String. Defaults to `"grades"`.
@@ -93,6 +95,8 @@ class GradESOptimizer(SavedOptimizer):
 
     Raises:
         ValueError, TypeError: If an argument is not as described.
+
+    For a `fit()` without the callback see `keras_grades.GradESMixin`.
 
     Reference: [GradES, arXiv 2509.01842](https://arxiv.org/abs/2509.01842)
     """

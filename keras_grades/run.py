@@ -5,7 +5,6 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_grades import messages
 from keras_grades import trace

@@ -107,7 +107,7 @@ def test_it_says_when_it_will_stop(share, stop, capsys):
     assert grades.stopped_step == stop
     if stop:
         (line,) = between
-        assert "settles from step 5 on; fit() stops soon after 7 of 20." in line
+        assert "settles from step 5 to 7 of 20; then fit() stops." in line
         assert "stopped at step 7 of 20" in end
     else:
         assert not between
@@ -117,7 +117,7 @@ def test_it_says_so_of_the_default_too(capsys):
     grades = GradES(verbose=1)
     fit(grades, batches=30, epochs=2)
     _, line, end = lines_of(capsys)
-    assert "settles from step 48 on; fit() stops soon after 60 of 60." in line
+    assert "settles from step 48 to 60 of 60; then fit() stops." in line
     assert end.startswith("GradES: ended at step 60 of 60")
     assert grades.stopped_step == 60
 

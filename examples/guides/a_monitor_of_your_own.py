@@ -43,8 +43,8 @@ tensor. `before` looks at the gradients, `after` at the weights once they are up
 it returns the statistic and the new state. All that changes from step to step belongs
 to the state, nothing to `self`: the step is compiled.
 
-`gradients` is a list of tuples, a tuple a component: its kernel, or the pair of LoRA.
-A tuple is empty when a component is frozen and no longer computed.
+`gradients` is a list of tuples, a tuple a component: its kernel and bias, or its pair of
+LoRA. A tuple is empty when a component has no gradient in this step, or is no longer computed.
 """
 
 

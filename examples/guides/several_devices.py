@@ -180,7 +180,10 @@ with strategy.scope():
     model = make_model()
     components = keras_grades.find_components(model)
     optimizer = keras_grades.GradESOptimizer(
-        keras.optimizers.AdamW(1e-4), components, total_steps=1000
+        keras.optimizers.AdamW(1e-4),
+        components,
+        total_steps=1000,
+        steps_per_epoch=100,
     )
     optimizer.build(model.trainable_variables)
 ```
@@ -197,6 +200,13 @@ Call `torch.distributed.init_process_group()` first, give each process its part 
 and pass `GradES()` as always. Before 3.16, write the loop:
 
 ```python
+optimizer = keras_grades.GradESOptimizer(
+    keras.optimizers.AdamW(1e-4),
+    keras_grades.find_components(model),
+    total_steps=1000,
+    steps_per_epoch=100,
+)
+optimizer.build(model.trainable_variables)
 replicas = DistributedDataParallel(model)
 for step, (x, y) in enumerate(batches_of_this_process, start=1):
     replicas.zero_grad()
@@ -207,6 +217,8 @@ for step, (x, y) in enumerate(batches_of_this_process, start=1):
     if step % 100 == 0 and optimizer.freeze_structurally():
         # It would wait for the gradients of what is frozen.
         replicas = DistributedDataParallel(model)
+        if optimizer.frozen_ratio == 1.0:
+            break
 ```
 
 ```shell

@@ -259,5 +259,5 @@ def _require(package, method):
     except ImportError as error:
         raise ImportError(
             f"`FreezeReport.{method}()` needs {package}, which is not "
-            "installed. Run `pip install keras-grades[plot]`."
+            f"installed. Run `pip install {package}`."
         ) from error
