@@ -88,9 +88,10 @@ class GradES(keras.callbacks.Callback):
             `"gradient_change"`, `"weight_change"`, `"relative_change"`,
             `"transfer"`, or an instance of your own subclass of
             `keras_grades.monitors.Monitor`. The first three are those of the
-            paper. `"gradient"` is the norm of the gradient; `"gradient_change"` that
-            of its change since the last step, at the cost of a copy of the
-            gradients of all components that are not yet structurally frozen;
+            paper. `"gradient"` is the norm of the gradient;
+            `"gradient_change"` that of its change since the last step, at the
+            cost of a copy of the gradients of all components that are not yet
+            structurally frozen;
             `"weight_change"` that of the update. `"relative_change"` compares
             recent updates (the last 20, or a tenth of all) with all so far, in
             geometric means, of some 1000 entries of each matrix.
@@ -267,7 +268,9 @@ class GradES(keras.callbacks.Callback):
             self.clock,
             self._say,
         )
-        self._earlier, self._run = self._run, run
+        if self._run is None or self._run.has_begun:
+            self._earlier = self._run
+        self._run = run
         run.installation.put_on()
 
     def _start_late(self, epoch):

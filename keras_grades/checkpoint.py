@@ -101,6 +101,27 @@ def check_fits(store, fingerprint, components):
         )
 
 
+def check_is_of_monitor(store, specs, monitor):
+    """Raises if a file has not the state of a monitor.
+
+    Args:
+        store: Mapping from a name to an array.
+        specs: Dict of the monitor's `StateSpec` by name.
+        monitor: What was given as `monitor`, for the message.
+    """
+    missing = [
+        name
+        for name, spec in specs.items()
+        if spec.shape is not None and name not in store
+    ]
+    if missing:
+        raise ValueError(
+            "The freeze state in this file is of another monitor. Pass the "
+            "`monitor` that it was saved with. Not in the file: "
+            f"{excerpt(missing)}. Received: monitor={monitor!r}"
+        )
+
+
 def to_config(group, places):
     """The arguments of a `Component` or `Followers`, with places for variables.
 

@@ -184,7 +184,9 @@ class GradESOptimizer(SavedOptimizer):
             Boolean, whether a step that was compiled before is out of date.
         """
         before = self.rule
-        outlook = self._outlook(is_open=is_open, extended_to=total_steps)
+        outlook = self._outlook(
+            is_open=is_open or total_steps is None, extended_to=total_steps
+        )
         self.rule = self.policy.resolve(
             self.components, outlook, before.monitor
         )

@@ -44,7 +44,7 @@ class FreezePolicy:
 
     `GradES` documents the arguments. Those that are `None` are filled in from
     `DEFAULTS`, and all are checked, at construction; where the choice of the
-    monitor is left to the learning rate, in `resolve`.
+    monitor is left to the learning rate, in `chosen`.
 
     Args:
         criterion: A `Criterion` in place of a threshold with patience. The
@@ -107,7 +107,7 @@ class FreezePolicy:
         outlook: Outlook,
         monitor: Monitor | None = None,
     ) -> Rule:
-        """Applies the policy to a model and a plan.
+        """Applies the policy, with a monitor, to a model and a plan.
 
         Args:
             components: Sequence of `Component`.
@@ -123,8 +123,6 @@ class FreezePolicy:
                 `horizon` is a share of an unknown number of steps, or
                 `cooldown` is longer than the plan.
         """
-        if self.monitor is None:
-            return self.chosen(outlook).resolve(components, outlook)
         tracked, tau = self.thresholds(components)
         monitor = monitor or self._monitor(outlook)
         grace_steps = self._grace_steps(outlook.total_steps)

@@ -33,6 +33,7 @@ class Run:
         model: A compiled `keras.Model`.
         optimizer: The built `GradESOptimizer` around the model's optimizer.
         plan: `Plan`.
+        policy: `FreezePolicy` of the callback, as it was given.
         options: `Options` of the callback.
         rebuilds: `Rebuilds`, which decides when to rebuild.
         work: `StepWork` of the model.
@@ -54,6 +55,7 @@ class Run:
         optimizer,
         *,
         plan,
+        policy,
         options,
         rebuilds,
         work,
@@ -83,6 +85,7 @@ class Run:
         )
         self._model = model
         self._plan = plan
+        self._policy = policy
         self._options = options
         share = options.max_frozen_ratio
         self._enough = math.ceil(share * len(self.components) - 1e-9)
@@ -147,7 +150,9 @@ class Run:
         if is_as_planned and self.optimizer.is_planned_from_here:
             return
         self.total_steps = self.rebuilder.total_steps = total_steps
-        self.optimizer.plan(total_steps, self._is_open)
+        # The state is that of the windows of the first plan.
+        plan = self.optimizer.extend if step else self.optimizer.plan
+        plan(total_steps, self._is_open)
 
     def _begin_at(self, step):
         if self._is_enough():
@@ -167,7 +172,7 @@ class Run:
         if (
             not self.has_begun
             or state["step"]  # A checkpoint was loaded.
-            or self.optimizer.policy != other.optimizer.policy
+            or self._policy != other._policy
             or _owned(self.components) != _owned(other.components)
             or not self.installation.can_take_over(other.installation)
         ):
@@ -210,7 +215,9 @@ class Run:
     def _after_call(self, output, first_call_began):
         """Runs after each call of the train function: one comparison."""
         looks = self._looks
-        looks.batches += self._model.steps_per_execution
+        looks.batches += min(
+            self._model.steps_per_execution, self._plan.batches or math.inf
+        )
         if first_call_began is not None:
             # Waits for the step, and decides nothing: when that is does not
             # depend on the time.

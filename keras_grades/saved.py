@@ -38,12 +38,15 @@ class SavedOptimizer(OptimizerWrapper):
             store: Mapping from a name to an array.
 
         Raises:
-            ValueError: If it was saved for other components, or by another
-                optimizer.
+            ValueError: If it was saved for other components, of another
+                monitor, or by another optimizer.
         """
         if self._has_old_layout:
             return
         checkpoint.check_fits(store, self._fingerprint(), self.components)
+        checkpoint.check_is_of_monitor(
+            store, self.rule.of_monitor, self.policy.monitor
+        )
         checkpoint.load(store, self.state)
 
     def tracked_as(self):

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from keras_grades import checkpoint
 from keras_grades import compatibility
 from keras_grades import resume
 from keras_grades import validation
@@ -11,6 +12,7 @@ from keras_grades.discovery.selection import Selection
 from keras_grades.discovery.selection import select
 from keras_grades.keras_internals import optimizers
 from keras_grades.optimizer import GradESOptimizer
+from keras_grades.outlook import Outlook
 from keras_grades.plan import Plan
 from keras_grades.rebuild.costs import StepWork
 from keras_grades.rebuild.costs import parameters_of
@@ -84,6 +86,11 @@ def new_run(model, params, policy, options, clock, say):
         optimizer.gradient_accumulation_steps or 1,
     )
     components, _ = policy.thresholds(select(model, options.components, among))
+    given = policy
+    if state is not None:
+        policy = _as_it_began(
+            policy, optimizer, plan, int(state[checkpoint.STEP])
+        )
     followers = []
     if options.truncate_backward:
         followers = find_followers(model, components)
@@ -106,6 +113,7 @@ def new_run(model, params, policy, options, clock, say):
         model,
         wrapped,
         plan=plan,
+        policy=given,
         options=options,
         rebuilds=Rebuilds(
             options.recompile if backend.can_rebuild(model) else "never",
@@ -128,6 +136,20 @@ def _optimizer_and_variables(model, path):
     compatibility.check_named(model, path, found, backend.trains_with_others)
     trainable = model.trainable_variables
     return found, [v for v in trainable if optimizers.knows(found, v)]
+
+
+def _as_it_began(policy, optimizer, plan, step):
+    """With the monitor that the learning rate called for when a run began.
+
+    Args:
+        policy: `FreezePolicy`.
+        optimizer: The optimizer to wrap.
+        plan: `Plan`.
+        step: Integer, the updates that the run has taken so far.
+    """
+    schedules = optimizers.schedules_of(optimizer, step)
+    outlook = Outlook(plan.steps(), plan.steps_per_epoch)
+    return policy.chosen(outlook.with_rates(schedules))
 
 
 def _noted(optimizer):

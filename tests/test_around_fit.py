@@ -414,6 +414,26 @@ def test_verbose_is_checked(verbose):
         GradES(verbose=verbose)
 
 
+class Predicts(keras.callbacks.Callback):
+    """Looks at what the model has learned, before and after each batch."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.predict(small.data(1)[0], verbose=0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.predict_on_batch(small.data(1)[0])
+
+
+@pytest.mark.everywhere
+def test_predictions_while_it_trains():
+    model, plain = compiled(), compiled()
+    fit(model, GradES(1e-30), Predicts(), batches=3, epochs=2)
+    fit(plain, Predicts(), batches=3, epochs=2)
+    assert int(model.optimizer.iterations) == 6
+    for a, b in zip(model.get_weights(), plain.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 # The plan is compared with what happens.
 
 
@@ -432,6 +452,17 @@ def test_an_optimizer_that_is_not_used():
         fit(model, GradES(), batches=20, epochs=4)
     said = [w for w in caught if "updates" in str(w.message)]
     assert len(said) == 1
+
+
+@pytest.mark.everywhere
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Eager Keras takes one step."
+)
+def test_executions_are_longer_than_an_epoch(recwarn):
+    model = small.transformer(blocks=1)
+    model.compile("adam", small.loss(), steps_per_execution=64)
+    fit(model, GradES(), batches=20, epochs=4)
+    assert not [w for w in recwarn if "updates" in str(w.message)]
 
 
 def test_gradients_that_accumulate_are_planned_for(recwarn):

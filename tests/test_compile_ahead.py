@@ -205,6 +205,55 @@ def test_a_batch_of_another_size_is_compiled_for_itself(prepared, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_later_call_with_batches_of_another_size(prepared, compilations):
+    model = compiled()
+    grades = GradES(1.0, cooldown=FALL, recompile=BLOCK, alpha=0, verbose=0)
+    steps = [FIRST - FALL] * BLOCK + [LAST - FALL] * BLOCK
+    grades.policy = dataclasses.replace(
+        grades.policy, criterion=Prescribed(steps)
+    )
+    x, y = small.data(STEPS)
+    options = {"epochs": 2, "verbose": 0, "callbacks": [grades]}
+    model.fit(x[:4], y[:4], 4, epochs=1, verbose=0, callbacks=[grades])
+    model.fit(x, y, 2, initial_epoch=1, **options)
+    assert {c.frozen_at for c in grades.components} == {FIRST, LAST}
+    # A step for each size of a batch, and the one that was prepared.
+    assert len(prepared) == 1
+    assert len(compilations) == 3
+
+
+def test_data_that_ends_before_a_first_call_is_no_first_call(monkeypatch):
+    """Then that is still to come, and its time to be told."""
+    model, told = compiled(), []
+    grades = GradES(1e-30, alpha=0, verbose=0)
+    grades.set_model(model)
+    grades.set_params({"steps": 2, "epochs": 1})
+    grades.on_train_begin()
+    installation = grades._run.installation
+    monkeypatch.setattr(
+        installation, "_after_call", lambda output, began: told.append(began)
+    )
+    outputs = iter([StopIteration, "first", "second"])
+
+    def train_function(state, iterator):
+        output = next(outputs)
+        if output is StopIteration:
+            raise StopIteration
+        return output
+
+    reporting = installation._reporting(train_function)
+    batches = iter([np.zeros(1)] * 3)
+    for output in (StopIteration, "first", "second"):
+        if output is StopIteration:
+            with pytest.raises(StopIteration):
+                reporting([], batches)
+        else:
+            assert reporting([], batches) == output
+    first, second = told
+    assert first is not None and second is None
+    grades.restore()
+
+
 def test_a_run_that_is_interrupted_meanwhile(prepared):
     def interrupt(batch):
         if prepared:

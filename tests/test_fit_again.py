@@ -162,6 +162,68 @@ def test_it_goes_on_after_an_interruption():
     assert grades.report.steps == 6 + 8
 
 
+def test_a_schedule_that_only_later_decays_changes_no_monitor():
+    """Each call reads it from where it is: in the last it has fallen."""
+    model = compiled(
+        keras.optimizers.Adam(
+            keras.optimizers.schedules.PiecewiseConstantDecay(
+                [4 * STEPS], [0.01, 0.0001]
+            )
+        )
+    )
+    grades = GradES()
+    one_epoch_each(model, grades, 6)
+    # The first call settles by its plan, and is not gone on with.
+    assert len(grades.trace["step"]) == 5 * STEPS
+    settings = grades.report.to_dict()["settings"]
+    assert settings["monitor"] == "transfer"
+
+
+@pytest.mark.parametrize("is_raised", [True, False])
+def test_a_call_that_never_begins_is_passed_over(is_raised):
+    model, grades = compiled(), GradES(SOME, alpha=2)
+    fit(model, grades, 0, 1)
+    if is_raised:
+
+        def fail(logs=None):
+            raise RuntimeError("no disk")
+
+        x, y = small.data(STEPS)
+        fails = keras.callbacks.LambdaCallback(on_train_begin=fail)
+        with pytest.raises(RuntimeError, match="no disk"):
+            model.fit(x, y, 4, verbose=0, callbacks=[grades, fails])
+    else:
+        fit(model, grades, 1, 1)
+    fit(model, grades, 1, 2)
+    assert grades.report.steps == 2 * STEPS
+    assert {c.frozen_at for c in grades.components} == {2, None}
+
+
+def test_a_call_of_unknown_length_has_no_deadline():
+    """Also after one that had a plan, in the middle of which it stopped."""
+    model, grades = compiled(), GradES(horizon=36)
+    x, y = small.data(STEPS)
+
+    def stop(batch, logs):
+        model.stop_training = True
+
+    stops = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    model.fit(x, y, 4, epochs=3, verbose=0, callbacks=[grades, stops])
+    deadline = grades._run.optimizer.rule.criterion.deadline
+    assert deadline == 10
+    batches = small.batches(x, y) * 20
+    model.fit(
+        (batch for batch in batches),
+        epochs=2,
+        initial_epoch=1,
+        verbose=0,
+        callbacks=[grades],
+    )
+    assert grades.report.steps == 1 + len(batches)
+    assert grades._run.optimizer.rule.criterion.deadline is None
+    assert {c.frozen_at for c in grades.components} == {None}
+
+
 # What begins anew.
 
 

@@ -132,16 +132,18 @@ def test_a_policy_says_what_is_used():
         (Outlook(None), Transfer),
         (Outlook(10, decays=True), RelativeChange),
     ]:
-        assert isinstance(auto.resolve(found, outlook).monitor, kind)
+        chosen = auto.chosen(outlook)
+        assert isinstance(chosen.resolve(found, outlook).monitor, kind)
     reaches = FreezePolicy(horizon=5).resolve(found, Outlook(10, decays=True))
     assert isinstance(reaches.monitor, Transfer)
-    longer = FreezePolicy(patience=3).resolve(found, Outlook(10, decays=True))
-    assert longer.criterion.patience == 3
+    decaying = Outlook(10, decays=True)
+    longer = FreezePolicy(patience=3).chosen(decaying)
+    assert longer.resolve(found, decaying).criterion.patience == 3
     with pytest.raises(ValueError, match="patience=-1"):
         FreezePolicy(patience=-1)
     prescribed = Prescribed([2, 0])
-    given = FreezePolicy(criterion=prescribed).resolve(found, Outlook(10))
-    assert given.criterion is prescribed
+    given = FreezePolicy(criterion=prescribed).chosen(Outlook(10))
+    assert given.resolve(found, Outlook(10)).criterion is prescribed
 
 
 @pytest.mark.parametrize(

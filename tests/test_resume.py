@@ -360,6 +360,78 @@ def test_loss_scaling_is_saved_with_it(way, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def decayed(seed=0):
+    """Compiled with a rate that falls once, before the interruption."""
+    model = small.transformer(seed=seed)
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [INTERRUPTED * BATCHES - 2], [0.01, 0.0001]
+    )
+    model.compile(keras.optimizers.AdamW(rate), small.loss())
+    return model
+
+
+def test_the_monitor_is_that_with_which_a_run_began(tmp_path):
+    """From where it goes on the learning rate is constant."""
+    path = tmp_path / "{epoch}.keras"
+    save = keras.callbacks.ModelCheckpoint(path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(decayed(), GradES(), save, Interrupt())
+    model = keras.saving.load_model(tmp_path / f"{INTERRUPTED}.keras")
+    callback = GradES()
+    fit(model, callback, initial_epoch=INTERRUPTED)
+    assert callback.report.settings["monitor"] == "relative_change"
+    whole, uninterrupted = decayed(), GradES()
+    fit(whole, uninterrupted)
+    steps = callback.trace["step"]
+    assert steps[0] == INTERRUPTED * BATCHES + 1
+    np.testing.assert_allclose(
+        callback.trace["statistic"],
+        uninterrupted.trace["statistic"][-len(steps) :],
+        rtol=1e-3,
+    )
+
+
+def test_the_state_of_another_monitor_is_refused(tmp_path):
+    """It loads after GradES, which knows no better than to look ahead."""
+    path = tmp_path / "backup"
+    model = decayed()
+    with pytest.raises(KeyboardInterrupt):
+        backup = keras.callbacks.BackupAndRestore(path)
+        fit(model, GradES(), backup, Interrupt())
+    with pytest.raises(ValueError, match="another monitor.*'transfer'"):
+        fit(model, GradES(), keras.callbacks.BackupAndRestore(path))
+    callback = GradES(monitor="relative_change")
+    fit(model, callback, keras.callbacks.BackupAndRestore(path))
+    assert callback.trace["step"][0] == INTERRUPTED * BATCHES + 1
+
+
+class InterruptAt(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 22:
+            raise KeyboardInterrupt
+
+
+def test_the_windows_of_a_run_stay_as_they_were(tmp_path):
+    """Keras takes up an epoch from its beginning, so the plan is longer."""
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path, save_freq=7)
+
+    x, y = small.data(40)
+    options = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
+    whole = GradES()
+    with pytest.raises(KeyboardInterrupt):
+        compiled().fit(
+            x, y, callbacks=[whole, backup(), InterruptAt()], **options
+        )
+    resumed = GradES()
+    compiled(seed=1).fit(x, y, callbacks=[resumed, backup()], **options)
+    assert resumed.total_steps == 21 + 80
+    monitors = [g._run.optimizer.rule.monitor for g in (whole, resumed)]
+    assert monitors[0].part == monitors[1].part == 3
+    assert monitors[0].horizon == monitors[1].horizon == 40
+
+
 def test_a_first_epoch_without_a_checkpoint():
     """Then the run is what remains: the grace period is a share of that."""
     callback = grades(tau=1e30, alpha=0.5)

@@ -229,3 +229,12 @@ def test_a_name_that_is_none_is_refused_at_once(value, error):
 def test_truncation_goes_by_the_optimizer_of_the_model():
     with pytest.raises(ValueError, match="truncate_backward"):
         GradES(optimizer="first_optimizer", truncate_backward=True)
+
+
+@not_on_jax
+def test_an_optimizer_that_nobody_uses_stays_unbuilt():
+    """It would keep state for all weights."""
+    model = compiled(optimizer="adam")
+    was_built = model.optimizer.built
+    fit(model, GradES(HUGE, alpha=3, optimizer="first_optimizer", verbose=0))
+    assert model.optimizer.built == was_built or BACKEND == "torch"

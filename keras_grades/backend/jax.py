@@ -125,16 +125,16 @@ class JaxBackend(Backend):
         return (state, itertools.chain([batch], iterator)), like
 
     def begin_to_compile(self, model, train_function, batch):
-        """Traces it here, by the flags of the moment; JAX does the rest beside.
+        """Traces it here, by the flags of the moment; XLA compiles elsewhere.
 
-        So the code of the model runs in one thread only. What was compiled
-        for a traced step is found again when that is called, as long as it
-        lives. A process that ends waits for XLA.
+        So the code of the model runs in one thread only, with the settings of
+        that. What was compiled for a traced step is found again when that is
+        called, as long as it lives. A process that ends waits for XLA.
         """
         step = jax_state.compiled_step(train_function)
-        traced = step.trace(jax_state.state_to_train(model), batch)
+        lowered = step.lower(jax_state.state_to_train(model), batch)
         pool = concurrent.futures.ThreadPoolExecutor(1)
-        compiling = pool.submit(lambda: traced.lower().compile())
+        compiling = pool.submit(lowered.compile)
         pool.shutdown(wait=False)
         return compiling
 

@@ -44,6 +44,9 @@ def guard(model, check_flags):
                     taken_from[name], state.pop(name, [])
                 ):
                     variable.assign(value)
+            if not state:
+                # `predict()` has no more in it, and Keras passes over that.
+                model._jax_state_synced = True
         type(model).jax_state_sync(model)
 
     model._get_jax_state = get_jax_state

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
+import keras
+
 from keras_grades.backend import backend
 from keras_grades.keras_internals import jax_state
 from keras_grades.keras_internals import saving
@@ -81,8 +83,10 @@ class Installation(Attached):
         # Whether Keras must make its own train function again afterwards.
         self._is_renewed = False
         self._made: Made | None = None
-        # What batches are like, and what is compiled for it beside training.
+        # What batches are like, whether those of another `fit()` may differ,
+        # and what is compiled for them beside training.
         self._batch: Any = None
+        self._may_differ = True
         self._prepared: tuple[Made, concurrent.futures.Future] | None = None
         # If not `None`, the next step is not taken, and these are its logs.
         # `fit()` knows no other way to take none.
@@ -105,9 +109,12 @@ class Installation(Attached):
         setattr(*self._place, self.optimizer)
         self.optimizer.stands_in = True
         undo.callback(self._restore_optimizer, inner)
-        if not model.optimizer.built:
-            # Loss scaling: a checkpoint of it can be loaded from now on.
-            model.optimizer.build(model.trainable_variables)
+        owner = self._place[0]
+        scales = isinstance(owner, keras.optimizers.LossScaleOptimizer)
+        if scales and not owner.built:
+            # A checkpoint of it can be loaded from now on.
+            owner.build(model.trainable_variables)
+        self._may_differ = True
         undo.callback(saving.save_as_if_alone(self._place[0], self.optimizer))
         model.get_compile_config = self._get_compile_config
         model.get_state_tree = self._get_state_tree
@@ -219,13 +226,14 @@ class Installation(Attached):
                 logs, self.idle_logs = self.idle_logs, None
                 return backend.no_step(logs, *args)
             began = self._clock() if is_first_call else None
-            is_first_call = False
             output = None
             try:
                 self.check_is_on()
-                if self._batch is None and self._made.compiles_ahead:
+                if self._may_differ and self._made.compiles_ahead:
                     args, self._batch = backend.peek(*args)
+                    self._may_differ = False
                 output = train_function(*args)
+                is_first_call = False
                 self._after_call(output, began)
             except BaseException as error:
                 self._leave(error, args, output)
