@@ -27,8 +27,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: .venv/$(if $(filter torch,$(KERAS_BACKEND)),test,demo).stamp
 	$(BIN)/python examples/finetune_text_classifier.py
 
-test: lint package
-	$(MAKE) --jobs=3 --output-sync=target $(BACKENDS:%=test-%) test-oldest-keras
+test: lint
+	$(MAKE) --jobs=3 --output-sync=target $(BACKENDS:%=test-%) test-oldest-keras \
+		package
 
 test-all:
 	$(MAKE) test MARKERS=

@@ -148,13 +148,16 @@ class Together(Threshold):
         return {"above": StateSpec((n,), "int32"), **super().init(n)}
 
     def update(self, state, statistic, is_measured, step, tau):
-        # Where nothing is measured it is 0, which is not above, nor below.
         margin = ops.where(is_measured, statistic - tau, 0.0)
         count = ops.sum(ops.cast(is_measured, "float32"))
         mean = ops.sum(margin) / ops.maximum(count, 1.0)
         above = _in_a_row(mean > 0.0, state["above"])
         was_above = state["above"] > self.patience
-        above = ops.where(was_above, state["above"], above)
+        # A step on which nothing is measured does not count.
+        stays = ops.equal(count, 0)
+        above = ops.where(
+            ops.logical_or(was_above, stays), state["above"], above
+        )
         below, converged_at = decide(
             ops.where(was_above, mean, 0.0),
             state["below"],
@@ -164,6 +167,7 @@ class Together(Threshold):
             grace_steps=self.grace_steps,
             patience=self.patience,
         )
+        below = ops.where(stays, state["below"], below)
         if self.deadline is not None:
             is_late = ops.logical_and(
                 step >= self.deadline, ops.equal(converged_at, 0)

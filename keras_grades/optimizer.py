@@ -130,6 +130,12 @@ class GradESOptimizer(SavedOptimizer):
                 "`components` must have at least one component. Received an "
                 "empty list."
             )
+        for name, given in (
+            ("total_steps", total_steps),
+            ("steps_per_epoch", steps_per_epoch),
+        ):
+            if given is not None:
+                validation.check_integer(name, given, at_least=0)
         self.steps_per_epoch = steps_per_epoch
         self.plan(total_steps)
 

@@ -14,6 +14,7 @@ from keras_grades.actions import Action
 from keras_grades.actions import Anneal
 from keras_grades.actions import Freeze
 from keras_grades.actions import Settle
+from keras_grades.actions import cooldown_steps
 from keras_grades.component import Component
 from keras_grades.criterion import Criterion
 from keras_grades.criterion import Threshold
@@ -206,12 +207,14 @@ class FreezePolicy:
                     f"with {end} steps planned"
                 )
         else:
-            deadline = int(end / (1 + self.cooldown))
-            # A cooldown is a whole number of steps, and may be less.
-            later = deadline + 1
-            if later + int(self.cooldown * later) <= end:
-                deadline = later
+            deadline = int(end / (1 + self.cooldown)) + 1
+            # As it is rounded in the step.
+            while deadline + self._cooldown_from(deadline) > end:
+                deadline -= 1
         return max(1, deadline, grace_steps)
+
+    def _cooldown_from(self, step):
+        return int(cooldown_steps(np.array([step]), self.cooldown, np)[0])
 
     def thresholds(self, components):
         """The components that have a threshold, and these.
@@ -227,8 +230,13 @@ class FreezePolicy:
             return components, None
         if isinstance(self.tau, dict):
             return _match_patterns(self.tau, components)
-        tau = np.broadcast_to(np.float32(self.tau), (len(components),))
-        return components, tau
+        tau = np.float32(self.tau)
+        if tau.ndim and len(tau) != len(components):
+            raise ValueError(
+                "`tau` must have one entry a component. Received: "
+                f"{len(tau)} entries for {len(components)} components."
+            )
+        return components, np.broadcast_to(tau, (len(components),))
 
     def _grace_steps(self, total_steps):
         if validation.is_integer(self.alpha):

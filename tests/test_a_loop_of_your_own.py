@@ -12,6 +12,10 @@ STEPS, GRACE = 10, 4
 TAU = {"query|value|up": 1e30, "": 1e-30}
 
 
+# One: a step is compiled for each.
+LOSS = small.loss()
+
+
 def optimizer_for(model, inner):
     optimizer = keras_grades.GradESOptimizer(
         inner(), keras_grades.find_components(model), TAU, alpha=GRACE
@@ -22,7 +26,7 @@ def optimizer_for(model, inner):
 
 def step(model, optimizer, x, y):
     variables = model.trainable_variables
-    gradients = reference.gradients(model, variables, x, y, small.loss())
+    gradients = reference.gradients(model, variables, x, y, LOSS)
     if keras.backend.backend() != "jax":
         reference.apply(optimizer, gradients, variables)
         return

@@ -298,14 +298,17 @@ def test_a_weight_decay_that_a_callback_sets_is_used():
 def test_own_attributes_stay_apart():
     """Also if an optimizer has one of the same name."""
 
-    class WithTau(keras.optimizers.SGD):
+    names = "policy", "rule", "total_steps", "components"
+
+    class WithOwn(keras.optimizers.SGD):
         def __init__(self):
             super().__init__(0.01)
-            self.tau = "own"
+            for name in names:
+                setattr(self, name, "own")
 
-    optimizer, grades = WithTau(), GradES(HUGE, alpha=2)
+    optimizer, grades = WithOwn(), GradES(HUGE, alpha=2)
     fit(compiled(optimizer=optimizer), grades)
-    assert optimizer.tau == "own"
+    assert [getattr(optimizer, name) for name in names] == ["own"] * 4
     assert grades.stopped_step == 2
 
 

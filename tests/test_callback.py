@@ -353,16 +353,81 @@ def test_untracked_components_train_on():
         ({"recompile": "sometimes"}, ValueError, "recompile='sometimes'"),
         ({"recompile": 0}, ValueError, "recompile=0"),
         ({"recompile": True}, TypeError, "recompile=True"),
+        # The others are those of `FreezePolicy`.
         ({"tau": -1.0}, ValueError, "tau=-1.0"),
-        ({"alpha": 2.0}, ValueError, "alpha=2.0"),
-        ({"monitor": "loss"}, ValueError, "monitor='loss'"),
-        ({"norm": "max"}, ValueError, "norm='max'"),
-        ({"patience": -1}, ValueError, "patience=-1"),
     ],
 )
 def test_bad_arguments_fail_at_construction(arguments, error, says):
     with pytest.raises(error, match=says):
         GradES(**{"tau": 1.0, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"total_steps": 312.5}, TypeError, "total_steps=312.5"),
+        ({"total_steps": -1}, ValueError, "total_steps=-1"),
+        ({"steps_per_epoch": 3.0}, TypeError, "steps_per_epoch=3.0"),
+        ({"tau": [1.0]}, ValueError, "1 entries for 6 components"),
+    ],
+)
+def test_bad_arguments_of_the_optimizer(arguments, error, says):
+    components = keras_grades.find_components(small.transformer(blocks=1))
+    with pytest.raises(error, match=says):
+        keras_grades.GradESOptimizer(
+            keras.optimizers.SGD(), components, **{"alpha": 0, **arguments}
+        )
+
+
+def test_an_optimizer_by_itself_settles_by_its_plan():
+    model = small.transformer(blocks=1)
+    variables = model.trainable_variables
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.SGD(0.01),
+        keras_grades.find_components(model),
+        total_steps=10,
+    )
+    optimizer.build(variables)
+    ones = [keras.ops.ones_like(v) for v in variables]
+    for step in range(1, 12):
+        if step == 11:
+            weights = small.weights(model)
+        reference.apply(optimizer, ones, variables)
+        frozen_at = keras.ops.convert_to_numpy(optimizer.frozen_at)
+        # The rate falls from step 8 on.
+        assert frozen_at.tolist() == [10 if step >= 10 else 0] * 6
+    for a, b in zip(small.weights(model), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_default_stops_when_a_share_is_frozen():
+    """The lower block is at rest halfway through the fall of the rate."""
+    model = compiled()
+    x, y = small.data(20)
+    grades = GradES(max_frozen_ratio=0.5, verbose=0)
+    model.fit(x, y, 4, epochs=3, verbose=0, callbacks=[grades])
+    assert grades.stopped_step == 54
+    frozen = {c.block: c.frozen_at for c in grades.components}
+    assert list(frozen.values()) == [54, None]
+
+
+@pytest.mark.parametrize("what", ["use_ema", "constraints", "float8"])
+def test_a_cooldown_is_refused_where_it_would_be_wrong(what):
+    variable = keras.Variable(np.ones((2, 2), "float32"))
+    if what == "constraints":
+        variable.constraint = keras.constraints.NonNeg()
+    if what == "float8":
+        variable.overwrite_with_gradient = True
+    component = keras_grades.Component("c", "query", "block", (variable,))
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.SGD(0.1, use_ema=what == "use_ema"),
+        [component],
+        1.0,
+        alpha=0,
+        cooldown=2,
+    )
+    with pytest.raises(ValueError, match="takes back"):
+        optimizer.build([variable])
 
 
 @pytest.mark.parametrize(

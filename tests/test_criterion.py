@@ -161,6 +161,16 @@ def test_all_converge_when_their_mean_was_above_and_is_below():
     assert converge_together(rows, patience=0, grace_steps=0) == [0, 0]
 
 
+def test_steps_without_a_measurement_do_not_count():
+    """As where a `train_step` trains something else every second time."""
+    rows = [[1], [9], [1], [9], [-1], [9], [-1]]
+    measured = np.array([[True], [False]] * 4)[:7]
+    found = converge_together(rows, measured, patience=1, grace_steps=0)
+    assert found == [7]
+    found = converge_together(rows, patience=1, grace_steps=0)
+    assert found == [0]
+
+
 @given(
     st.lists(st.sampled_from([-1.0, 0.0, 1.0, NAN]), min_size=1, max_size=30),
     st.integers(0, 4),

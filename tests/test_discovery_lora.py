@@ -1,7 +1,5 @@
 """LoRA pairs, and what is quantized."""
 
-import gc
-
 import keras
 import pytest
 from backbones import bert
@@ -17,16 +15,6 @@ from keras_grades import find_components
 pytestmark = pytest.mark.alike
 
 
-@pytest.fixture
-def few_to_collect():
-    """Keras collects garbage after each layer that it quantizes."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("few_to_collect")
 @pytest.mark.parametrize("mode", [None, "int8"])
 def test_lora_pairs(mode):
     """The pair alone: Keras goes on training a bias beside it."""
@@ -67,7 +55,6 @@ def test_lora_beside_what_is_trained_in_full():
     assert describe(find_components(backbone)) == by_hand
 
 
-@pytest.mark.usefixtures("few_to_collect")
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_lora_on_every_quantized_projection(mode):
     """Packed to int4, a kernel no longer has the shape that it stands for."""

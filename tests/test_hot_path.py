@@ -115,23 +115,6 @@ def test_copies_of_gradients_go_with_the_structural_freeze():
     assert sum(c() is not None for c in copies) <= active
 
 
-@pytest.mark.parametrize("monitor", ["gradient", "weight_change"])
-def test_other_monitors_keep_no_copy(monitor):
-    model = compiled()
-    sizes = {v.shape for v in model.trainable_variables if len(v.shape) > 1}
-    shapes = []
-    look = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: shapes.extend(
-            v.shape for v in find_grades_optimizer(model)._variables
-        )
-    )
-    grades = GradES(TINY, monitor=monitor, verbose=0)
-    x, y = small.data(4)
-    model.fit(x, y, 4, verbose=0, callbacks=[grades, look])
-    assert shapes
-    assert not sizes & set(shapes)
-
-
 def test_compiler_is_not_driven_to_give_up(monkeypatch):
     """After as many rebuilds as are allowed, freezing is logical, and said."""
     monkeypatch.setattr(backend, "max_rebuilds", lambda model: 1)

@@ -1,5 +1,6 @@
 """A monitor of the user's own measures, freezes, is saved and reported."""
 
+import functools
 import re
 import textwrap
 
@@ -48,6 +49,7 @@ def fit(model, grades, *callbacks, steps=STEPS, **arguments):
     return grades
 
 
+@functools.cache
 def by_hand():
     """The norm of the running mean of each kernel's gradient, step by step."""
     model, optimizer = small.transformer(blocks=1), keras.optimizers.SGD(0.05)
@@ -55,9 +57,9 @@ def by_hand():
     optimizer.build(variables)
     kernels = [c.variables[0] for c in keras_grades.find_components(model)]
     means = [np.zeros(k.shape) for k in kernels]
-    rows = []
+    rows, loss = [], small.loss()
     for x, y in small.batches(*small.data(STEPS)):
-        grads = reference.gradients(model, variables, x, y, small.loss())
+        grads = reference.gradients(model, variables, x, y, loss)
         of = {id(v): reference.numpy(g) for v, g in zip(variables, grads)}
         means = [0.9 * m + 0.1 * of[id(k)] for m, k in zip(means, kernels)]
         rows.append([np.sqrt((m**2).sum()) for m in means])

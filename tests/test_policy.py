@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import small
 
+import keras_grades
 from keras_grades import GradES
 from keras_grades import GradESOptimizer
 from keras_grades.actions import Anneal
@@ -167,3 +169,27 @@ def test_retired_arguments_say_what_to_use(make):
 def test_all_but_tau_is_given_by_keyword():
     with pytest.raises(TypeError, match="positional"):
         GradES(1.0, 0.5)
+
+
+@pytest.mark.parametrize("cooldown", [0.25, 0.29, 0.57, 0.58, 1.0, 3.3])
+def test_a_deadline_leaves_a_whole_cooldown(cooldown):
+    """As the device counts it: in single precision 0.29 times 100 is 29."""
+    model = small.transformer(blocks=1)
+    found = keras_grades.find_components(model)
+    policy = FreezePolicy(monitor="transfer", cooldown=cooldown)
+    for end in range(20, 200):
+        rule = policy.resolve(found, Outlook(end))
+        deadline = rule.criterion.deadline
+        rests_at = [
+            int(
+                np.max(
+                    keras.ops.convert_to_numpy(
+                        rule.action.rest_at(
+                            keras.ops.full((len(found),), step, "int32")
+                        )
+                    )
+                )
+            )
+            for step in (deadline, deadline + 1)
+        ]
+        assert rests_at[0] <= end < rests_at[1]

@@ -382,14 +382,22 @@ def test_a_run_rebuilds_when_a_block_has_settled(compiling, rebuilds):
     model = small.transformer()
     model.compile(keras.optimizers.Adam(1e-3), small.loss())
     grades = GradES(verbose=0)
-    now = itertools.count()
+    now, sizes = itertools.count(), []
+    look = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: sizes.append(
+            len(model.trainable_variables)
+        )
+    )
     # Where training begins, an epoch, the first step, and where that ends.
     first = iter([0, 0, 0])
     grades.clock = lambda: next(first, compiling) + next(now)
     x, y = small.data(30)
-    model.fit(x, y, 4, epochs=4, verbose=0, callbacks=[grades])
+    model.fit(x, y, 4, epochs=4, verbose=0, callbacks=[grades, look])
     assert {c.frozen_at for c in grades.components} == {108, 120}
     timing = grades.report.timing
+    if not backend.compiles(model):
+        # Free, and so at once: at the first look that sees it.
+        assert np.flatnonzero(np.diff(sizes)).tolist() == [108]
     if backend.compiles(model):
         assert len(timing["compilations"]) == 1 + rebuilds
     if rebuilds and backend.compiles(model):

@@ -18,6 +18,7 @@ from keras_grades.monitors.relative_change import RelativeChange
 from keras_grades.monitors.relative_change import relative
 from keras_grades.monitors.sample import SAMPLE
 from keras_grades.monitors.sample import grid
+from keras_grades.monitors.sample import of_matrices
 from keras_grades.policy import DEFAULTS
 from keras_grades.policy import FreezePolicy
 
@@ -188,6 +189,18 @@ def size_of_twos(*shapes):
 
 def test_small_matrices_count_whole_and_their_biases_go_with_them():
     assert size_of_twos((4, 5), (5,), (5, 3)) == pytest.approx(2 * (20 + 15))
+
+
+def test_a_bias_of_heads_is_none_of_the_matrices():
+    """That of a `keras.layers.MultiHeadAttention` has two axes."""
+    attention = keras.layers.MultiHeadAttention(2, 4)
+    attention.build((None, 3, 8), (None, 3, 8))
+    query = attention.query_dense
+    assert query.bias.shape == (2, 4)
+    assert of_matrices((query.kernel, query.bias)) == [0]
+    query.enable_lora(2)
+    pair = query.lora_kernel_a, query.lora_kernel_b
+    assert of_matrices(pair) == [0, 1]
 
 
 def test_a_bias_alone_counts():

@@ -669,7 +669,7 @@ def test_without_the_package_the_error_says_what_to_install(
     package, method, arguments, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    expected = rf"{method}\(\)` needs {package}.*keras-grades\[plot\]"
+    expected = rf"{method}\(\)` needs {package}.*pip install {package}"
     with pytest.raises(ImportError, match=expected):
         getattr(report(), method)(*arguments)
 

@@ -22,7 +22,8 @@ def main(argv=None):
 
 
 def measure(name, rounds):
-    run(name)  # The first in a process is slower.
+    for monitor in (None, *MONITORS):
+        run(name, monitor)  # The first in a process is slower.
     seconds = {monitor: [] for monitor in (None, *MONITORS)}
     for _ in range(rounds):
         for monitor, taken in seconds.items():

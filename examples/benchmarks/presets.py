@@ -16,6 +16,7 @@ import task_list
 import task_methods as methods
 from tasks import begin
 from tasks import beside_plain
+from tasks import warm_up
 
 EPOCHS = (1, 3, 10)
 
@@ -70,6 +71,7 @@ def main(argv=None):
     add("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     args = parser.parse_args(argv)
     report, seeds, store = begin("presets", args)
+    warm_up()
     rows = []
     for name in args.presets:
         for epochs in EPOCHS:

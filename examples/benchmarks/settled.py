@@ -79,8 +79,16 @@ def crossing(task, data, seed):
     is_known = np.isfinite(statistic).any(axis=1)
     together = np.where(is_known, np.nansum(statistic, axis=1), np.inf)
     patience = grades._run.optimizer.rule.criterion.patience
-    below = 0
-    for step, value in zip(grades.trace["step"], together):
+    return first_below(grades.trace["step"], together, patience)
+
+
+def first_below(steps, values, patience):
+    """The step at which values, once above zero, are below for long enough."""
+    above = below = 0
+    for step, value in zip(steps, values):
+        if above <= patience:
+            above = above + 1 if 0 < value < np.inf else 0
+            continue
         below = below + 1 if value < 0 else 0
         if below > patience:
             return int(step)

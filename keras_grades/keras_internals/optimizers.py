@@ -236,7 +236,8 @@ def averages(optimizer, variables):
     """Pairs of the index of a variable and its moving average, if any."""
     found = {}
     for inner in inner_optimizers(optimizer):
-        if inner.use_ema:
+        # One in a `MultiOptimizer` may have nothing to train.
+        if inner.use_ema and inner.built:
             keys = map(id, inner._trainable_variables)
             found |= dict(zip(keys, inner._model_variables_moving_average))
     return [
@@ -291,7 +292,7 @@ def narrow(optimizer, variables):
         i for i, v in enumerate(built_with) if optimizer._var_key(v) in keep
     ]
     attributes, inner = {"_trainable_variables": built_with}, []
-    if optimizer.use_ema:
+    if optimizer.use_ema and optimizer.built:
         every = optimizer._model_variables_moving_average
         attributes["_model_variables_moving_average"] = every
         optimizer._model_variables_moving_average = [every[i] for i in kept]

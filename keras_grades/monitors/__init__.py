@@ -18,7 +18,6 @@ __all__ = [
     "UNDEFINED",
     "Monitor",
     "StateSpec",
-    "Transfer",
     "get",
     "try_out",
 ]

@@ -51,8 +51,15 @@ def sample_size(shape, entries=SAMPLE):
 
 
 def of_matrices(variables):
-    """The places of a component's matrices; a bias moves with its matrix."""
-    places = [i for i, v in enumerate(variables) if len(v.shape) > 1]
+    """The places of a component's matrices; a bias moves with its matrix.
+
+    One of attention may have an axis for the heads.
+    """
+    places = [
+        i
+        for i, v in enumerate(variables)
+        if len(v.shape) > 1 and not v.name.endswith("bias")
+    ]
     return places or list(range(len(variables)))
 
 
