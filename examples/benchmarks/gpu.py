@@ -183,11 +183,14 @@ class InTurns(keras.callbacks.Callback):
 
 def measure(name, rounds):
     """Rows of the table: one a run."""
+    warm_up(name)
     turns = common.Turns(RUNS)
     timers = {run: InTurns(run, turns, rounds) for run in RUNS}
     models = {run: build(name) for run in RUNS}
 
     def fit(run):
+        # Else they would prepare themselves beside what is timed.
+        turns.wait_for(run)
         model, batch = models[run]
         train(model, batch, PLANNED, timers[run], *RUNS[run](model))
 
@@ -210,6 +213,14 @@ def measure(name, rounds):
             "that wait": len(waits[model]) / timer.steps,
             "bytes a read": max(reads[model], default=0),
         }
+
+
+def warm_up(name):
+    """The first `fit()` in a process is slower; with an optimizer that no run
+    has, so that nothing is compiled for them."""
+    model, batch = build(name)
+    model.compile("sgd", model.loss)
+    train(model, batch, 2)
 
 
 def train(model, batch, steps, *callbacks):
@@ -259,11 +270,13 @@ def peak_of(name, run):
 
     Of the last steps of some: these are without what is frozen.
     """
-    model, batch = build(name)
-    callbacks = RUNS[run](model)
     late = FREEZE_AT + 2
 
     def steps(before_late_steps=lambda: None):
+        # Here, so that its weights count.
+        model, batch = build(name)
+        callbacks = RUNS[run](model)
+
         def begin(batch, logs=None):
             if batch == late:
                 before_late_steps()
