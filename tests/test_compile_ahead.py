@@ -205,13 +205,19 @@ def test_a_batch_of_another_size_is_compiled_for_itself(prepared, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_later_call_with_batches_of_another_size(prepared, compilations):
-    model = compiled()
+def prescribed():
+    """Its blocks come to rest at FIRST and LAST, whatever is measured."""
     grades = GradES(1.0, cooldown=FALL, recompile=BLOCK, alpha=0, verbose=0)
     steps = [FIRST - FALL] * BLOCK + [LAST - FALL] * BLOCK
     grades.policy = dataclasses.replace(
         grades.policy, criterion=Prescribed(steps)
     )
+    return grades
+
+
+def test_a_later_call_with_batches_of_another_size(prepared, compilations):
+    model = compiled()
+    grades = prescribed()
     x, y = small.data(STEPS)
     options = {"epochs": 2, "verbose": 0, "callbacks": [grades]}
     model.fit(x[:4], y[:4], 4, epochs=1, verbose=0, callbacks=[grades])
@@ -387,11 +393,7 @@ def test_all_that_holds_training_up_is_counted():
 
 def test_a_loop_of_fits_compiles_it_once(prepared, compilations):
     model = compiled()
-    grades = GradES(1.0, cooldown=FALL, recompile=BLOCK, alpha=0, verbose=0)
-    steps = [FIRST - FALL] * BLOCK + [LAST - FALL] * BLOCK
-    grades.policy = dataclasses.replace(
-        grades.policy, criterion=Prescribed(steps)
-    )
+    grades = prescribed()
     x, y = small.data(2)
     for epoch in range(STEPS // 2):
         model.fit(
