@@ -630,3 +630,19 @@ def test_a_model_is_unfrozen_step_by_step():
     fit(model, grades, epochs=2, initial_epoch=1)
     assert any("attention" in c.name for c in grades.components)
     assert grades.report.steps == 6
+
+
+@pytest.mark.everywhere
+def test_a_part_of_a_multi_optimizer_that_trains_nothing():
+    """Keras never builds it: there are no averages."""
+    optimizers = keras.optimizers
+    model = compiled(
+        optimizer=optimizers.MultiOptimizer(
+            optimizers.OptimizerMap(
+                optimizers.AdamW(use_ema=True), {".*": optimizers.SGD(0.05)}
+            )
+        )
+    )
+    grades = GradES(HUGE, alpha=3, recompile="always", max_frozen_ratio=1.0)
+    fit(model, grades, epochs=1)
+    assert grades.stopped_step == 3
