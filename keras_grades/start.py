@@ -86,11 +86,10 @@ def new_run(model, params, policy, options, clock, say):
         optimizer.gradient_accumulation_steps or 1,
     )
     components, _ = policy.thresholds(select(model, options.components, among))
-    given = policy
-    if state is not None:
-        policy = _as_it_began(
-            policy, optimizer, plan, int(state[checkpoint.STEP])
-        )
+    chosen = policy
+    if state is not None and policy.monitor is None:
+        step = int(state[checkpoint.STEP])
+        chosen = _as_it_began(policy, optimizer, plan, step)
     followers = []
     if options.truncate_backward:
         followers = find_followers(model, components)
@@ -101,7 +100,7 @@ def new_run(model, params, policy, options, clock, say):
             total_steps=plan.steps(),
             steps_per_epoch=plan.steps_per_epoch,
             followers=followers,
-            **vars(policy),
+            **vars(chosen),
         )
         wrapped.build(model.trainable_variables if among is None else among)
     if state is not None:
@@ -113,7 +112,7 @@ def new_run(model, params, policy, options, clock, say):
         model,
         wrapped,
         plan=plan,
-        policy=given,
+        policy=policy,
         options=options,
         rebuilds=Rebuilds(
             options.recompile if backend.can_rebuild(model) else "never",

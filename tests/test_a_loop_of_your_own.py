@@ -10,8 +10,6 @@ import keras_grades
 
 STEPS, GRACE = 10, 4
 TAU = {"query|value|up": 1e30, "": 1e-30}
-
-
 # One: a step is compiled for each.
 LOSS = small.loss()
 

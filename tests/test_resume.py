@@ -104,20 +104,25 @@ def check_same(callback, model, settings):
     assert any(frozen_at)
     assert callback.stopped_step == expected.stopped_step
     assert callback.total_steps == expected.total_steps
-    steps = callback.trace["step"]
-    assert steps[0] == INTERRUPTED * BATCHES + 1
-    np.testing.assert_allclose(
-        callback.trace["statistic"],
-        expected.trace["statistic"][-len(steps) :],
-        rtol=1e-3,
-        atol=1e-6,
-    )
+    check_measured_on(callback, expected, atol=1e-6)
     for a, b in zip(model.get_weights(), expected_weights):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert int(model.optimizer.iterations) == int(
         expected_model.optimizer.iterations
     )
     assert isinstance(model.optimizer, keras.optimizers.AdamW)
+
+
+def check_measured_on(callback, expected, atol=0):
+    """From where it was interrupted, what the whole run has measured."""
+    steps = callback.trace["step"]
+    assert steps[0] == INTERRUPTED * BATCHES + 1
+    np.testing.assert_allclose(
+        callback.trace["statistic"],
+        expected.trace["statistic"][-len(steps) :],
+        rtol=1e-3,
+        atol=atol,
+    )
 
 
 @pytest.mark.everywhere
@@ -382,13 +387,7 @@ def test_the_monitor_is_that_with_which_a_run_began(tmp_path):
     assert callback.report.settings["monitor"] == "relative_change"
     whole, uninterrupted = decayed(), GradES()
     fit(whole, uninterrupted)
-    steps = callback.trace["step"]
-    assert steps[0] == INTERRUPTED * BATCHES + 1
-    np.testing.assert_allclose(
-        callback.trace["statistic"],
-        uninterrupted.trace["statistic"][-len(steps) :],
-        rtol=1e-3,
-    )
+    check_measured_on(callback, uninterrupted)
 
 
 def test_the_state_of_another_monitor_is_refused(tmp_path):
