@@ -37,22 +37,22 @@ elif keras.backend.backend() == "torch":
 def pytest_collection_modifyitems(items):
     """Of what is alike on every backend, PyTorch runs all.
 
-    The others, where it takes seconds to compile each step, run one in three
+    The others, where it takes seconds to compile each step, run one in four
     of a module, not the same ones, and the rest with `make test-all`.
     """
     backend = keras.backend.backend()
     if backend == "torch":
         return
-    first = {"jax": 0, "tensorflow": 1}[backend]
+    first = {"jax": 0, "tensorflow": 2}[backend]
     modules = {}
     for item in items:
         names = {mark.name for mark in item.iter_markers()}
         if "alike" in names and not names & {"everywhere", "long"}:
             modules.setdefault(item.path, []).append(item)
     for alike in modules.values():
-        if len(alike) >= 3:
+        if len(alike) >= 4:
             for i, item in enumerate(alike):
-                if i % 3 != first:
+                if i % 4 != first:
                     item.add_marker("long")
 
 

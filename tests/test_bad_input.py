@@ -17,7 +17,7 @@ HUGE, TINY = 1e30, 1e-30
 
 def compiled(optimizer=None, model=None, **arguments):
     model = model or small.transformer()
-    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    optimizer = optimizer or keras.optimizers.SGD(0.01, 0.9)
     model.compile(optimizer, small.loss(), **arguments)
     return model
 

@@ -18,7 +18,7 @@ HUGE, TINY = 1e30, 1e-30
 
 def compiled(optimizer=None, **arguments):
     model = small.transformer()
-    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    optimizer = optimizer or keras.optimizers.SGD(0.01)
     model.compile(optimizer, small.loss(), metrics=["accuracy"], **arguments)
     return model
 

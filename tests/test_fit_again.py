@@ -33,7 +33,7 @@ class Loss(keras.losses.SparseCategoricalCrossentropy):
 
 def compiled(optimizer=None):
     model = small.transformer(blocks=1)
-    model.compile(optimizer or keras.optimizers.Adam(0.01), Loss())
+    model.compile(optimizer or keras.optimizers.SGD(0.01, 0.9), Loss())
     return model
 
 
