@@ -14,8 +14,7 @@ from keras_grades.keras_internals import optimizers
 from keras_grades.optimizer import GradESOptimizer
 from keras_grades.outlook import Outlook
 from keras_grades.plan import Plan
-from keras_grades.rebuild.costs import StepWork
-from keras_grades.rebuild.costs import parameters_of
+from keras_grades.rebuild.costs import work_of
 from keras_grades.rebuild.decision import Rebuilds
 from keras_grades.rebuild.installation import unwrap
 from keras_grades.run import Run
@@ -120,7 +119,7 @@ def new_run(model, params, policy, options, clock, say):
             rebuild_is_free=not backend.compiles(model),
             max_rebuilds=backend.max_rebuilds(model),
         ),
-        work=StepWork(components, followers, *parameters_of(model)),
+        work=work_of(model, components, followers),
         clock=clock,
         say=say,
     )

@@ -359,7 +359,8 @@ def test_all_that_holds_training_up_is_counted():
         Component(c, "query", c, (keras.Variable(np.ones((2, 2))),))
         for c in "abc"
     ]
-    work = StepWork(components, [], matrices=12, parameters=12)
+    weights = [v for c in components for v in c.variables]
+    work = StepWork(weights, [4] * 3, components, [])
     rebuilder = Rebuilder(slow, rebuilds, work, components, [], slow.clock)
     rest_at = np.array([20, 20, 30])
 

@@ -187,7 +187,7 @@ def test_time_is_taken_between_looks_of_one_kind():
             self.taken.append((steps, seconds, share))
 
     rebuilds, none = Rebuilds(), np.zeros(0, bool)
-    work = StepWork([], [], 1, 1)
+    work = StepWork([keras.Variable(1.0)], [1], [], [])
     rebuilder = Rebuilder(None, rebuilds, work, [], [], lambda: 200.0)
     rebuilder.compiled(1, began=0.0, ended=10.0)
     rebuilder.ran(9, 10.25, False, none)  # Eight are on their way.

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import flops
 import keras
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+import keras_grades
 from keras_grades import GradES
 from keras_grades.backend import backend
 from keras_grades.component import Component
@@ -19,9 +21,11 @@ from keras_grades.rebuild.ahead import Ahead
 from keras_grades.rebuild.ahead import best_rebuilds
 from keras_grades.rebuild.costs import SavingEstimate
 from keras_grades.rebuild.costs import StepWork
+from keras_grades.rebuild.costs import work_of
 from keras_grades.rebuild.decision import HESITATION
 from keras_grades.rebuild.decision import Rebuilds
 from keras_grades.rebuild.decision import is_worth_it
+from keras_grades.truncation import find_followers
 
 
 def seconds_lost(cost, saving, planned, ran, freezes=1):
@@ -200,24 +204,55 @@ def test_to_compile_beside_training_costs_what_it_holds_up():
     assert pays(9, math.ceil(10 / saved) + 1)
 
 
-class Weight:
-    shape = (10, 10)
-
-
 def test_work_is_counted_in_products():
-    components = [Component(c, "query", c, (Weight(),)) for c in "abc"]
-    below = Followers((Weight(), Weight()), (0, 1))
-    work = StepWork(components, [below], matrices=400, parameters=1000)
+    below, *weights = [keras.Variable(np.ones((10, 10))) for _ in range(4)]
+    components = [Component("c", "query", "c", (w,)) for w in weights]
+    follows = Followers((below,), (0, 1))
+    products = [0, 100, 100, 100]
+    work = StepWork([below, *weights], products, components, [follows])
     # A product forward and two backward, and the update of everything.
     u = StepWork.UPDATE
-    whole = 3 * 400 + 1000 * u
+    whole = 3 * 300 + 400 * u
     none, one = np.array([False] * 3), np.array([True, False, False])
     assert work.share(none) == 0
     # Its own gradient and its update.
     assert work.share(one) == pytest.approx((100 + 100 * u) / whole)
-    # Two components, what follows on them, and the backward pass below.
+    # Two components, what follows on them, and all of the backward pass but
+    # the gradient of the third: the first that is trained.
     two = work.share(np.array([True, True, False]))
-    assert two == pytest.approx((200 + 200 * u + 200 * u + 200) / whole)
+    assert two == pytest.approx((200 + 200 * u + 100 * u + 300) / whole)
+
+
+def adapt(model):
+    """Trains LoRA pairs and the head, as KerasHub does."""
+    for v in model.weights:
+        v.trainable = v.path.startswith("head")
+    for layer in model._flatten_layers():
+        if hasattr(layer, "enable_lora") and layer.name != "head":
+            layer.enable_lora(2)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="XLA counts")
+@pytest.mark.parametrize("kind", ["all is trained", "truncated", "LoRA"])
+def test_work_is_what_xla_counts(kind):
+    model = small.transformer(blocks=2, width=64, hidden=128)
+    if kind == "LoRA":
+        adapt(model)
+    model.compile("sgd", small.loss())
+    components = keras_grades.find_components(model)
+    assert len(components) == 12
+    is_truncated = kind == "truncated"
+    followers = find_followers(model, components) if is_truncated else []
+    work = work_of(model, components, followers)
+    plain = flops.of_a_step(model, batch_size=64)
+    for n in (6, 12):
+        frozen = np.arange(12) < n
+        groups = [c for c, f in zip(components, frozen) if f]
+        groups += [f for f in followers if f.are_frozen(frozen)]
+        paths = {v.path for g in groups for v in g.variables}
+        saved = 1 - flops.of_a_step(model, paths, batch_size=64) / plain
+        assert saved > 0.08
+        assert work.share(frozen) == pytest.approx(saved, abs=0.08)
 
 
 def test_estimate_learns_from_rebuilds():

@@ -107,6 +107,11 @@ def words(name):
     return {w.lower() for w in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
 
 
+def is_adapted(layer):
+    """Whether it is a projection that trains a LoRA pair."""
+    return isinstance(layer, PROJECTIONS) and layer.lora_enabled
+
+
 def is_normalization(layer):
     """Whether it normalizes each token by itself, as Transformers do."""
     return "Norm" in type(layer).__name__ and not isinstance(
@@ -275,7 +280,7 @@ def _matrices(node, names):
 
 
 def _kernel_variables(layer):
-    if getattr(layer, "lora_enabled", False):
+    if is_adapted(layer):
         return (layer.lora_kernel_a, layer.lora_kernel_b)
     bias = () if layer.bias is None else (layer.bias,)
     return (raw_kernel(layer), *bias)

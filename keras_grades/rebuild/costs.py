@@ -5,23 +5,27 @@ import math
 import numpy as np
 
 from keras_grades.discovery.tree import embedding_variable_ids
+from keras_grades.discovery.tree import is_adapted
 from keras_grades.discovery.tree import layer_tree
+from keras_grades.keras_internals.layers import own_variables
+from keras_grades.keras_internals.layers import raw_kernel
 
 
 class StepWork:
     """Counts the operations of a step that freezing removes.
 
-    In products of matrices: a step multiplies each matrix three times with a
-    batch, forward, backward for the gradient of its input and backward for
-    its own gradient, and then updates it. Freezing a component saves its own
-    gradient and its update; once the followers above it are frozen as well,
-    the backward pass ends there and saves the gradient of its input too.
+    In products of matrices: a step multiplies each matrix with a batch,
+    forward, backward for its own gradient if it is trained, and backward for
+    the gradient of its input if anything below is trained. Then it updates
+    what is trained.
 
     Args:
-        components: List of `Component`.
+        variables: List of m `keras.Variable`, in the order in which data
+            meets them.
+        products: List of m integers: the parameters that a batch is
+            multiplied with for the sake of each.
+        components: List of n `Component`.
         followers: List of `Followers`, those that become structural too.
-        matrices: Integer, parameters in all matrices of the model.
-        parameters: Integer, all trainable parameters.
     """
 
     # An optimizer reads and writes a few arrays for each parameter. That is
@@ -29,10 +33,20 @@ class StepWork:
     # slow.
     UPDATE = 0.3
 
-    def __init__(self, components, followers, matrices, parameters):
-        self._sizes = np.array([c.size for c in components])
+    def __init__(self, variables, products, components, followers):
+        self._products = np.array(products)
+        self._updates = self.UPDATE * np.array(
+            [math.prod(v.shape) for v in variables]
+        )
+        self._is_trainable = np.array([v.trainable for v in variables])
         self._followers = followers
-        self._total = 3 * matrices + self.UPDATE * parameters
+        # The group of each variable, or that of all that never freeze.
+        groups = [*components, *followers]
+        group_of = {id(v): i for i, g in enumerate(groups) for v in g.variables}
+        self._group = np.array(
+            [group_of.get(id(v), len(groups)) for v in variables]
+        )
+        self._total = self._of(self._is_trainable)
 
     def share(self, frozen):
         """The share of a step's work that is saved.
@@ -41,29 +55,46 @@ class StepWork:
             frozen: Boolean array of shape `(n,)`, which components are
                 structurally frozen.
         """
-        saved = (1 + self.UPDATE) * self._sizes[frozen].sum()
-        is_truncated = np.zeros_like(frozen)
-        for group in self._followers:
-            if group.are_frozen(frozen):
-                saved += self.UPDATE * group.size
-                is_truncated[list(group.components)] = True
-        return (saved + self._sizes[is_truncated].sum()) / self._total
+        follow = [f.are_frozen(frozen) for f in self._followers]
+        is_frozen = np.array([*frozen, *follow, False])[self._group]
+        return 1 - self._of(self._is_trainable & ~is_frozen) / self._total
+
+    def _of(self, is_trained):
+        """The work of a step that trains these variables."""
+        # The backward pass ends at the first of them.
+        first = is_trained.argmax() if is_trained.any() else len(is_trained)
+        return (
+            self._products.sum()
+            + self._products[first + 1 :].sum()
+            + (self._products + self._updates)[is_trained].sum()
+        )
 
 
-def parameters_of(model):
-    """Counts parameters for `StepWork`.
-
-    Returns:
-        Two integers: those in matrices that a step multiplies with, which
-        tables of embeddings are not, and all trainable ones.
-    """
-    looked_up = embedding_variable_ids(layer_tree(model))
-    matrices = sum(
-        math.prod(v.shape)
-        for v in model.variables
-        if len(v.shape) > 1 and id(v) not in looked_up
+def work_of(model, components, followers):
+    """`StepWork` of a model, its variables trainable as they are now."""
+    tree = layer_tree(model)
+    layers = [node.layer for node in tree.walk()]
+    variables = {id(v): v for layer in layers for _, v in own_variables(layer)}
+    looked_up = embedding_variable_ids(tree)
+    products = {
+        key: math.prod(v.shape)
+        for key, v in variables.items()
+        if len(v.shape) > 1 and key not in looked_up
+    }
+    for layer in layers:
+        if is_adapted(layer) and layer.quantization_mode is None:
+            # Keras adds the pair to the kernel, and takes the gradient of the
+            # sum: it is for the sake of the pair.
+            kernel = id(raw_kernel(layer))
+            del variables[kernel]
+            pair = layer.lora_kernel_a, layer.lora_kernel_b
+            products |= dict(zip(map(id, pair), (products.pop(kernel), 0)))
+    return StepWork(
+        list(variables.values()),
+        [products.get(key, 0) for key in variables],
+        components,
+        followers,
     )
-    return matrices, sum(math.prod(v.shape) for v in model.trainable_variables)
 
 
 class SavingEstimate:
