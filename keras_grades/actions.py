@@ -11,6 +11,8 @@ from keras import ops
 
 # An annealing of more steps than any run has; a step can be added to it.
 ENDLESS = 2**30
+# Some optimizers divide by the learning rate.
+LEAST_RATE = 1e-4
 # The lowest block settles at this share of an annealing for all, the highest
 # at its end. By then most of what the annealing moves has been moved.
 FIRST_AT_REST = 0.5
@@ -104,7 +106,9 @@ class Settle(Action):
 
     def rate(self, state, step):
         converged_at = ops.max(state["converged_at"])
-        return share_left(converged_at, step, self.cooldown)
+        share = share_left(converged_at, step, self.cooldown)
+        # Of what trains on a little, all that is at rest is put back.
+        return ops.maximum(share, LEAST_RATE)
 
     def rest_at(self, converged_at, xp=ops):
         steps = cooldown_steps(converged_at, self.cooldown, xp)

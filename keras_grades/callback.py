@@ -322,6 +322,7 @@ class GradES(keras.callbacks.Callback):
             self._run.look()
         else:
             self._run.take_up()  # The checkpoint was of the last epoch.
+        self._run.has_ended = True
         self.restore()
         self._run.say_where_it_ends()
 
@@ -338,8 +339,14 @@ class GradES(keras.callbacks.Callback):
         """
         if self._waits is not None:
             self._waits.take_off()
-        if self._run is not None:
-            self._run.installation.take_off()
+        run = self._run
+        if run is None:
+            return
+        if run.has_begun and not run.has_ended:
+            # It was interrupted since the last look.
+            run.has_ended = True
+            run.catch_up()
+        run.installation.take_off()
 
     def __enter__(self) -> Self:
         return self

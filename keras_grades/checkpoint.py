@@ -16,22 +16,26 @@ from keras_grades.validation import excerpt
 # Under this name a checkpoint says which components it is of.
 FINGERPRINT = "components"
 STEP = "step"
-NAMES = (FINGERPRINT, STEP)
+# And which monitor has measured.
+MONITOR = "monitor"
+NAMES = (FINGERPRINT, STEP, MONITOR)
 # Where it is saved: beside what the model's own optimizer saves.
 PLACE = "freeze_state"
 
 
-def save(store, state, fingerprint):
+def save(store, state, fingerprint, monitor):
     """Writes the state.
 
     Args:
         store: Mapping from a name to an array, to be filled.
         state: Dict of `keras.Variable`.
         fingerprint: What `fingerprint_of` returned.
+        monitor: The `Monitor`.
     """
     for name, variable in state.items():
         store[name] = variable.numpy()
     store[FINGERPRINT] = fingerprint
+    store[MONITOR] = _number_of(monitor)
 
 
 def load(store, state):
@@ -101,25 +105,31 @@ def check_fits(store, fingerprint, components):
         )
 
 
-def check_is_of_monitor(store, specs, monitor):
+def check_is_of_monitor(store, specs, monitor, given):
     """Raises if a file has not the state of a monitor.
 
     Args:
         store: Mapping from a name to an array.
         specs: Dict of the monitor's `StateSpec` by name.
-        monitor: What was given as `monitor`, for the message.
+        monitor: The `Monitor`.
+        given: What was given as `monitor`, for the message.
     """
-    missing = [
-        name
+    is_missing = any(
+        spec.shape is not None and name not in store
         for name, spec in specs.items()
-        if spec.shape is not None and name not in store
-    ]
-    if missing:
+    )
+    # Files of version 0.1 do not say it.
+    saved = np.asarray(store[MONITOR]) if MONITOR in store else None
+    if is_missing or saved not in (None, _number_of(monitor)):
         raise ValueError(
             "The freeze state in this file is of another monitor. Pass the "
-            "`monitor` that it was saved with. Not in the file: "
-            f"{excerpt(missing)}. Received: monitor={monitor!r}"
+            f"`monitor` that it was saved with. Received: monitor={given!r}"
         )
+
+
+def _number_of(monitor):
+    name = type(monitor).__name__
+    return np.array(zlib.crc32(name.encode()), "int64")
 
 
 def to_config(group, places):

@@ -137,8 +137,7 @@ class Together(Threshold):
         if not converged_at:
             return (
                 "What was learned still helped, or nothing was learned yet. "
-                "Train longer, or tell how long an epoch is "
-                "(`steps_per_epoch`)."
+                "Train longer."
             )
         if self.deadline is not None and converged_at >= self.deadline:
             return f"They settled from step {converged_at} on, by the plan."

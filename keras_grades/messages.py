@@ -16,7 +16,7 @@ def show(message, level, verbose, verbose_of_fit, in_epoch=False):
         level: Integer, the lowest verbosity at which it is shown.
         verbose: Integer, the verbosity, or `"auto"`: that of `fit()`, 1 at
             most.
-        verbose_of_fit: Integer.
+        verbose_of_fit: Integer, or `"auto"`, which Keras takes for 1.
         in_epoch: Boolean, whether it is said in the middle of an epoch.
             Defaults to `False`.
     """
@@ -30,7 +30,7 @@ def show(message, level, verbose, verbose_of_fit, in_epoch=False):
         logging.getLogger("keras_grades").info(message)
         return
     # The cursor is at the end of Keras's progress bar.
-    is_in_bar = verbose_of_fit == 1 and in_epoch
+    is_in_bar = verbose_of_fit in (1, "auto") and in_epoch
     print(f"\n{message}" if is_in_bar else message, flush=True)
 
 
@@ -101,6 +101,11 @@ def settling(since, stop, total_steps):
         stop: Integer, the step after which enough will be frozen.
         total_steps: Integer, the planned steps, or `None`.
     """
+    if total_steps and stop > total_steps:
+        return (
+            f"settles from step {since} on, until step {stop}, and "
+            f"{total_steps} are planned."
+        )
     of = _of_total(total_steps)
     return f"settles from step {since} to {stop}{of}; then fit() stops."
 
@@ -119,6 +124,18 @@ def ending(components, step, total_steps, has_stopped, reason):
     how, of = "stopped" if is_early else "ended", _of_total(total_steps)
     where = f"{how} at step {step}{of}, {_frozen_of(components)}."
     return f"{where} {reason}".rstrip()
+
+
+def too_short(first):
+    """Why nothing froze in a run that ended before it might have.
+
+    Args:
+        first: Integer, the first step that may freeze.
+    """
+    return (
+        f"Nothing could freeze before step {first}. Train longer, or choose "
+        "a smaller `alpha`."
+    )
 
 
 def few_updates(updates, batches):

@@ -99,7 +99,7 @@ class Run:
         self._rest_at: np.ndarray | None = None
         # Whether it is one epoch of a loop.
         self._is_open = False
-        self.has_begun = False
+        self.has_begun = self.has_ended = False
 
     @property
     def frozen(self):
@@ -177,14 +177,17 @@ class Run:
             or not self.installation.can_take_over(other.installation)
         ):
             return False
-        # It may have been interrupted since the last look.
+        self.catch_up()
+        deadline = self.optimizer.rule.criterion.deadline
+        # What settled because its plan ended learns on in the next one.
+        return deadline is None or self._converged_at.max() < deadline
+
+    def catch_up(self):
+        """Notes what was so when training was interrupted."""
         last = self._looks.last()
         if last is not None:
             self._note(last)
         self._note(self._looks.now())
-        deadline = self.optimizer.rule.criterion.deadline
-        # What settled because its plan ended learns on in the next one.
-        return deadline is None or self._converged_at.max() < deadline
 
     def take_over(self, other, epoch):
         """Goes on in place of another run, with the plan of that.
@@ -386,15 +389,18 @@ class Run:
 
     def say_where_it_ends(self):
         """Says it, and why."""
+        rule, step = self.optimizer.rule, self.trace.step
+        converged_at = int(self._converged_at.max())
+        reason = rule.criterion.reason(converged_at)
+        if not converged_at and step < rule.first_freeze:
+            reason = messages.too_short(rule.first_freeze)
         self._say(
             messages.ending(
                 self.components,
-                self.trace.step,
+                step,
                 self.total_steps,
                 self.stopped_step is not None,
-                self.optimizer.rule.criterion.reason(
-                    int(self._converged_at.max())
-                ),
+                reason,
             )
         )
 

@@ -29,7 +29,9 @@ class SavedOptimizer(OptimizerWrapper):
         Args:
             store: Mapping from a name to an array, to be filled.
         """
-        checkpoint.save(store, self.state, self._fingerprint())
+        checkpoint.save(
+            store, self.state, self._fingerprint(), self.rule.monitor
+        )
 
     def load_freeze_state(self, store):
         """Loads what `save_freeze_state` has saved, on any backend.
@@ -45,7 +47,7 @@ class SavedOptimizer(OptimizerWrapper):
             return
         checkpoint.check_fits(store, self._fingerprint(), self.components)
         checkpoint.check_is_of_monitor(
-            store, self.rule.of_monitor, self.policy.monitor
+            store, self.rule.of_monitor, self.rule.monitor, self.policy.monitor
         )
         checkpoint.load(store, self.state)
 

@@ -4,6 +4,8 @@ import math
 import numbers
 import re
 
+import numpy as np
+
 # Arguments that older versions took, and what to use in their place.
 RETIRED = {
     "thaw": (
@@ -111,11 +113,14 @@ def check_tau(tau, above=0):
                 "expression on component names to a positive float, or "
                 f"'auto'. {_received('tau', tau)}"
             )
-        if not (value > above and math.isfinite(value)):
+        with np.errstate(over="ignore"):
+            kept = np.float32(value)  # As the device has it.
+        if not (kept > above and math.isfinite(kept)):
             wanted = "positive" if above == 0 else f"greater than {above}"
             raise ValueError(
-                f"`tau` must be {wanted} and finite: a component freezes when "
-                f"its statistic falls below it. Received: tau={tau!r}"
+                f"`tau` must be {wanted} and finite, as a float32: a "
+                "component freezes when its statistic falls below it. "
+                f"Received: tau={tau!r}"
             )
 
 

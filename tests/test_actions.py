@@ -3,7 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import small
 
+import keras_grades
+from keras_grades.actions import LEAST_RATE
 from keras_grades.actions import Anneal
 from keras_grades.actions import Freeze
 from keras_grades.actions import Settle
@@ -64,10 +67,23 @@ def test_the_learning_rate_falls_for_all():
     action = Settle(3, ["a", "b"])
     assert action.share({}, 5) is None
     found = [rates(action, step, [5, 5]) for step in range(5, 11)]
-    assert found == [1, 0.75, 0.5, 0.25, 0, 0]
+    assert found == [1, 0.75, 0.5, 0.25, *[np.float32(LEAST_RATE)] * 2]
     assert rates(action, 100, [0, 0]) == 1
     halfway = Settle(0.5, ["a"])
     assert rates(halfway, 15, [10]) == pytest.approx(1 - 5 / 6)
+
+
+def test_an_optimizer_that_divides_by_the_rate_goes_on_after_the_plan():
+    model = small.transformer(blocks=1)
+    components = keras_grades.find_components(model)
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.Ftrl(0.05), components, total_steps=4, alpha=2
+    )
+    model.compile(optimizer, small.loss())
+    for batch in small.batches(*small.data(6)):
+        model.train_on_batch(*batch)
+    assert np.all(keras.ops.convert_to_numpy(optimizer.frozen_at))
+    assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
 def test_blocks_settle_from_below():

@@ -182,6 +182,46 @@ def test_an_interrupted_step_takes_it_off_at_once(error):
     check_nothing_is_left(model, optimizer)
 
 
+def interrupt(model=None):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.everywhere
+def test_the_report_of_an_interrupted_run_is_up_to_date():
+    """The host looks every eight steps, and reads at the next look."""
+    x, y = small.data(100)
+    some = {"query": HUGE, "": 1e-30}
+    grades = GradES(some, alpha=12, cooldown=5, verbose=0)
+    with pytest.raises(KeyboardInterrupt), grades:
+        compiled().fit(
+            *(x, y, 4),
+            epochs=8,
+            callbacks=[grades, small.At(21, interrupt)],
+            verbose=0,
+        )
+    assert grades.report.steps == 21
+    assert {c.frozen_at for c in grades.components} == {17, None}
+    np.testing.assert_array_equal(grades.trace["step"], np.arange(1, 22))
+
+
+@pytest.mark.everywhere
+def test_so_is_that_of_a_run_that_was_interrupted_in_a_step():
+    model, ended = small.transformer(blocks=1), []
+
+    def loss(y, prediction):
+        return interrupt() if len(ended) == 13 else small.loss()(y, prediction)
+
+    model.compile("sgd", loss, run_eagerly=True)
+    x, y = small.data(100)
+    grades = GradES(1e-30, alpha=1, verbose=0)
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: ended.append(batch)
+    )
+    with pytest.raises(KeyboardInterrupt), grades:
+        model.fit(x, y, 4, epochs=8, callbacks=[grades, count], verbose=0)
+    assert grades.report.steps == 13
+
+
 # The wrapper stands in for the optimizer.
 
 
@@ -400,8 +440,9 @@ def test_it_logs_where_interactive_logging_is_disabled(caplog):
     assert any("GradES: ended" in message for message in caplog.messages)
 
 
-def test_it_does_not_write_into_the_progress_bar():
-    text = printed(GradES(HUGE, alpha=3, verbose=2), verbose=1)
+@pytest.mark.parametrize("verbose", [1, "auto"])
+def test_it_does_not_write_into_the_progress_bar(verbose):
+    text = printed(GradES(HUGE, alpha=3, verbose=2), verbose=verbose)
     lines = text.replace("\r", "\n").splitlines()
     found = [line for line in lines if "by step 3 " in line]
     # A line for each block.

@@ -31,6 +31,9 @@ NAN, INF = float("nan"), float("inf")
         ({"tau": -1}, ValueError, "tau=-1"),
         ({"tau": NAN}, ValueError, "tau=nan"),
         ({"tau": INF}, ValueError, "tau=inf"),
+        # As a float32, which is what it is compared in.
+        ({"tau": 1e-50}, ValueError, "tau=1e-50"),
+        ({"tau": 1e39}, ValueError, "tau=1e\\+39"),
         ({"tau": "0.1"}, TypeError, "tau='0.1' of type str"),
         ({"tau": None}, TypeError, "positive float, a dict"),
         ({"tau": True}, TypeError, "tau=True"),

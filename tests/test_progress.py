@@ -113,6 +113,21 @@ def test_it_says_when_it_will_stop(share, stop, capsys):
         assert not between
 
 
+def test_it_says_where_the_plan_ends_before(capsys):
+    fit(GradES(HUGE, alpha=15, cooldown=10, verbose=1))
+    _, line, end = lines_of(capsys)
+    assert line.endswith(
+        "settles from step 15 on, until step 25, and 20 are planned."
+    )
+    assert "ended at step 20 of 20" in end
+
+
+def test_it_says_that_nothing_could_freeze_yet(capsys):
+    fit(GradES(HUGE, alpha=500, verbose=1))
+    _, end = lines_of(capsys)
+    assert "Nothing could freeze before step 500." in end
+
+
 def test_it_says_so_of_the_default_too(capsys):
     grades = GradES(verbose=1)
     fit(grades, batches=30, epochs=2)

@@ -255,6 +255,14 @@ def test_work_is_what_xla_counts(kind):
         assert work.share(frozen) == pytest.approx(saved, abs=0.08)
 
 
+def test_a_long_run_remembers_no_more_than_it_needs():
+    rebuilds = Rebuilds("auto", 10**6, False, math.inf)
+    rebuilds.compiled(step=1, seconds=10.0)
+    for i in range(1000):
+        rebuilds.ran(steps=1, seconds=1.0 if i < 500 else 2.0, share=0.0)
+    assert rebuilds.step_seconds == 2.0
+
+
 def test_estimate_learns_from_rebuilds():
     estimate = SavingEstimate()
     # Half of what counting says, until something is known.
@@ -293,6 +301,9 @@ def test_modes(mode, due):
 def test_what_is_free_happens_at_once():
     assert rebuilds_by("auto", rebuild_is_free=True).is_due(10, 1, 0.1)
     assert not rebuilds_by("never", rebuild_is_free=True).is_due(10, 1, 0.1)
+    # Where nothing is compiled, that takes no time.
+    timing = rebuilds_by("auto", rebuild_is_free=True).timing()
+    assert [c["seconds"] for c in timing["compilations"]] == [0.0]
 
 
 def test_no_more_rebuilds_than_allowed():

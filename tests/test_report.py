@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
-import types
 
+import keras
 import numpy as np
 import pytest
 
 from keras_grades.component import Component
+from keras_grades.component import VariableSpec
 from keras_grades.report import FreezeReport
 from keras_grades.report import curves
 from keras_grades.report.grid import to_grid
@@ -47,7 +48,7 @@ def component(path, frozen_at=None, shape=(2, 5), block=None):
     """A component whose role is the last part of its path."""
     role = path.rpartition("/")[2]
     block = path.split("/")[0] if block is None else block
-    variable = types.SimpleNamespace(shape=shape)
+    variable = VariableSpec(f"{path}/kernel", shape, "float32")
     return Component(path, role, block, (variable,), frozen_at)
 
 
@@ -179,6 +180,13 @@ def test_training_on_does_not_change_a_report():
     statistic[:] = 9
     timing["compilations"].append({"step": 5})
     assert one.to_dict() == before
+
+
+def test_a_report_does_not_keep_the_weights():
+    weight = keras.Variable(np.ones((3, 2), "float32"))
+    one = report([Component("a", "query", "a", (weight,))])
+    [kept] = one.components[0].variables
+    assert kept == VariableSpec(weight.path, (3, 2), "float32")
 
 
 def test_tau_must_fit_the_components():
@@ -381,6 +389,25 @@ def test_summary_fits_the_terminal_and_keeps_every_step(width):
     assert widths[200] > 80
 
 
+def test_summary_is_plain_text_in_a_notebook(width, monkeypatch):
+    """Where the kernel tells all to be coloured."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in report(timing=TIMING).summary()
+
+
+def test_summary_knows_no_compilations_where_nothing_is_compiled(width):
+    compiled = [{**c, "seconds": 0.0} for c in TIMING["compilations"]]
+    text = report(timing={**TIMING, "compilations": compiled}).summary()
+    assert "compiled" not in text
+
+
+def test_numbers_have_the_unit_that_they_are_rounded_to():
+    table = pytest.importorskip("keras_grades.report.table")
+    numbers = (999, 1000, 999_499, 999_936, 1_234_567, 2_000_000_000)
+    found = [table._short(n) for n in numbers]
+    assert found == ["999", "1k", "999k", "1M", "1.23M", "2B"]
+
+
 def test_summary_is_plain_text_off_the_terminal(width):
     width(80)
     names = ["layer_[red]0", "layer_1"]
@@ -530,8 +557,16 @@ def test_elsewhere_no_mean_decides(settings):
 
 
 def test_ticks_are_plain_numbers():
-    left, _ = drawn(report(statistic=np.full((5, 4), 0.01)).plot())
+    statistic = np.full((5, 4), 0.01)
+    left, _ = drawn(report(tau=[0.9] * 4, statistic=statistic).plot())
     assert {"0.01", "0.1", "1"} <= {*tick_labels(left.yaxis)}
+
+
+def test_a_threshold_far_from_all_leaves_room_for_the_curves():
+    far, near = (drawn(report(tau=[tau] * 4).plot())[0] for tau in (1e-30, 0.1))
+    assert far.get_ylim()[0] > 0.1
+    assert len(near.lines) == len(far.lines) + 1
+    assert "threshold (tau) = 1e-30" in legend(far)
 
 
 def test_a_name_is_no_formula():

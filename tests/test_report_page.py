@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from test_report import report
 from test_report import together
 
 from keras_grades.component import Component
+from keras_grades.component import VariableSpec
 
 # A report knows nothing of backends.
 pytestmark = marks_long_on("jax", "tensorflow")
@@ -162,7 +162,7 @@ def test_the_last_statistic_is_the_last_that_was_measured(tmp_path):
 
 def test_a_lora_pair_has_the_parameters_of_both(tmp_path):
     pair = [
-        types.SimpleNamespace(shape=s, path="b/query/lora_kernel")
+        VariableSpec("b/query/lora_kernel", s, "float32")
         for s in [(8, 2), (2, 8)]
     ]
     lora = Component("b/query/lora", "query", "b", tuple(pair), 3)

@@ -404,6 +404,15 @@ def test_the_state_of_another_monitor_is_refused(tmp_path):
     assert callback.trace["step"][0] == INTERRUPTED * BATCHES + 1
 
 
+@pytest.mark.parametrize("monitor", ["gradient", "weight_change"])
+def test_the_state_of_a_monitor_without_any_is_told_apart(monitor, tmp_path):
+    backup = keras.callbacks.BackupAndRestore(tmp_path)
+    interrupted("while_it_counts", backup)
+    other = grades(tau=1e30, alpha=3, monitor=monitor)
+    with pytest.raises(ValueError, match=f"another monitor.*'{monitor}'"):
+        fit(compiled(), other, backup)
+
+
 class InterruptAt(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if int(self.model.optimizer.iterations) == 22:

@@ -1,5 +1,6 @@
 """When to make freezes structural: a rebuilt step is faster, but not free."""
 
+import collections
 import math
 
 from keras_grades.rebuild.ahead import best_rebuilds
@@ -8,6 +9,8 @@ from keras_grades.rebuild.costs import SavingEstimate
 # Of the cost of a rebuild, the share that may be lost before it is paid, once
 # no component newly freezes.
 HESITATION = 0.25
+# The median of so many times is that of a step.
+REMEMBERED = 101
 
 
 def is_worth_it(cost, saving, remaining, lost, lost_since_last):
@@ -78,7 +81,7 @@ class Rebuilds:
         self._saved = {"estimated": 0.0, "measured": 0.0}
         # The most that a rebuild might have saved that was not made.
         self._missed = 0.0
-        self._step_seconds = []
+        self._step_seconds = collections.deque(maxlen=REMEMBERED)
         # What a rebuild costs, and one that is compiled beside training, once
         # that is known; and by how much training was held up for the next.
         self._cost = self._cost_beside = math.inf
@@ -88,6 +91,8 @@ class Rebuilds:
     def compiled(self, step, seconds):
         """Tells how long the first call of a train function took."""
         seconds += max(0.0, self._held_up)
+        if self._rebuild_is_free:
+            seconds = 0.0
         if self._is_beside:
             self._cost_beside = seconds
         else:
@@ -101,7 +106,7 @@ class Rebuilds:
                 "step_seconds_after": None,
             }
         )
-        self._step_seconds = []
+        self._step_seconds = collections.deque(maxlen=REMEMBERED)
         self._is_beside, self._held_up = False, 0.0
 
     def compiles_beside(self):
@@ -154,7 +159,7 @@ class Rebuilds:
 
     @property
     def step_seconds(self):
-        """Median seconds a step since the last rebuild, or None."""
+        """Median seconds a step of late, since the last rebuild, or None."""
         if not self._step_seconds:
             return None
         return sorted(self._step_seconds)[len(self._step_seconds) // 2]
@@ -264,8 +269,7 @@ class Rebuilds:
             return None
         if self.mode != "auto":
             return f"recompile={self.mode!r}"
-        seconds = self.compilations[0]["seconds"]
-        return (
-            f"a rebuild takes some {seconds:.1f} s, and might have saved "
-            f"{self._missed:.1f} s"
-        )
+        cost = f"a rebuild takes some {self.compilations[0]['seconds']:.1f} s"
+        if self.total_steps is None:
+            return f"{cost}, and how many steps there will be is not known"
+        return f"{cost}, and might have saved {self._missed:.1f} s"

@@ -77,14 +77,15 @@ def curves_chart(report, height):
     if mean is not None:
         line = chart.line(*mean, color=GREY, line_width=4)
         items.append((curves.DECIDING_MEAN, [line]))
-    items += _draw_tau(chart, report.tau, end)
+    tau, label = curves.thresholds(report.tau, by_role)
+    items += _draw_tau(chart, tau, label, end)
     items += _draw_times(chart, report)
     chart.add_layout(
         Legend(items=items, ncols=3, click_policy="hide", **_LEGEND), "below"
     )
     if curves.is_logarithmic(report):
         bands = [values for c in by_role for values in (c.low, c.high)]
-        _set_ticks(chart, np.concatenate([report.tau, *bands]))
+        _set_ticks(chart, np.concatenate([tau, *bands]))
     if not report.tau:
         # Without any data bokeh finds no range, and complains.
         chart.y_range = Range1d(0, 1)
@@ -126,13 +127,12 @@ def _draw_role(chart, curve):
     return [draw(step, curve.median, color=color, line_width=2), band]
 
 
-def _draw_tau(chart, tau, end):
+def _draw_tau(chart, tau, label, end):
     """Dashed lines, and what the legend says of them."""
     if not tau:
         return []
-    values, label = curves.thresholds(tau)
     style = {"color": GREY, "line_width": 1.5, "line_dash": [8, 4]}
-    return [(label, [chart.line([0, end], [v, v], **style) for v in values])]
+    return [(label, [chart.line([0, end], [v, v], **style) for v in tau])]
 
 
 def _draw_times(chart, report):
@@ -278,11 +278,12 @@ def _draw_still_trained(chart, source):
 
 
 def _draw_cells(chart, source, which, **style):
+    is_lined = len(set(source.data["y"])) <= curves.MAX_LINED_ROWS
     return chart.rect(
         *("x", "y", 1, 1),
         source=source,
         view=CDSView(filter=BooleanFilter(which.tolist())),
-        line_color="white",
+        line_color="white" if is_lined else None,
         nonselection_fill_alpha=0.25,
         **style,
     )

@@ -37,6 +37,8 @@ LIGHT_GREY = "#eeeeee"
 # More points than that only make a line ragged.
 MAX_POINTS = 100
 MAX_TAU_LINES = 4
+# Of more rows lines between them would leave little.
+MAX_LINED_ROWS = 200
 
 CURVES_TITLE = "Matrices still trained: median and range of each kind"
 STEPS_TITLE = "Step at which each matrix froze"
@@ -154,12 +156,22 @@ def summarize(step, statistic, max_points=MAX_POINTS, *, positive=True):
     return np.array(points, "float64").reshape(-1, 4)
 
 
-def thresholds(tau):
-    """The thresholds to draw, a few at most, and what to call them."""
+def thresholds(tau, bands):
+    """The thresholds to draw, a few at most, and what to call them.
+
+    Args:
+        tau: List of floats.
+        bands: List of `Curve`. What is a hundred times larger or smaller than
+            all of them would leave no room for them.
+    """
     distinct = sorted(set(tau))
     if len(distinct) <= MAX_TAU_LINES:
         values, shown = ", ".join(f"{t:.3g}" for t in distinct), distinct
     else:
         values = f"{distinct[0]:.3g} to {distinct[-1]:.3g}"
         shown = [distinct[0], distinct[-1]]
+    heights = [v for band in bands for v in (*band.low, *band.high)]
+    if heights and min(heights) > 0:
+        low, high = min(heights) / 100, max(heights) * 100
+        shown = [t for t in shown if low <= t <= high]
     return shown, f"threshold (tau) = {values}"

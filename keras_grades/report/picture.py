@@ -78,9 +78,10 @@ def draw_statistics(axes, report):
     axes.xaxis.set_major_locator(_step_locator(8))
     axes.xaxis.set_major_formatter(_THOUSANDS)
     axes.spines[["top", "right"]].set_visible(False)
-    handles = [_draw_role(axes, curve) for curve in curves.by_role(report)]
+    by_role = curves.by_role(report)
+    handles = [_draw_role(axes, curve) for curve in by_role]
     handles += _draw_mean(axes, curves.deciding_mean(report))
-    handles += _draw_tau(axes, report.tau)
+    handles += _draw_tau(axes, report.tau, by_role)
     _draw_grace(axes, report.settings.get("grace_steps") or 0, report.steps)
     if report.stopped_step is not None:
         axes.axvline(report.stopped_step, color=GREY, linewidth=1.5)
@@ -114,11 +115,11 @@ def _draw_mean(axes, mean):
     return axes.plot(*mean, **style)
 
 
-def _draw_tau(axes, tau):
+def _draw_tau(axes, tau, bands):
     """Dashed lines, and what the legend says of them."""
     if not tau:
         return []
-    values, label = curves.thresholds(tau)
+    values, label = curves.thresholds(tau, bands)
     style = {"color": GREY, "linewidth": 1.5, "linestyle": (0, (4, 2))}
     for value in values:
         axes.axhline(value, **style)
@@ -175,8 +176,9 @@ def draw_freeze_steps(axes, lines):
     _draw_still_trained(axes, cells)
     for x in range(1, len(roles)):
         axes.axvline(x, color="white", linewidth=1)
-    for y in range(1, len(cells)):
-        axes.axhline(y, color="white", linewidth=1)
+    if len(cells) <= curves.MAX_LINED_ROWS:
+        for y in range(1, len(cells)):
+            axes.axhline(y, color="white", linewidth=1)
 
 
 def _freeze_steps(row, roles):

@@ -1,7 +1,6 @@
 """What a run did: which matrix froze when, and what that was worth."""
 
 import copy
-import dataclasses
 import importlib
 import json
 import math
@@ -75,7 +74,8 @@ class FreezeReport:
         settings: Mapping[str, Any] | None = None,
         timing: Mapping[str, Any] | None = None,
     ) -> None:
-        self.components = [dataclasses.replace(c) for c in components]
+        # Without the weights, which train on, and are the model's to keep.
+        self.components = [copy.copy(c) for c in components]
         self.tau = [float(t) for t in tau]
         self.trace = {
             "step": np.array(trace["step"], "int32"),

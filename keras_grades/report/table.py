@@ -1,5 +1,7 @@
 """`FreezeReport.summary()`: tables for a terminal. Needs rich."""
 
+import sys
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,13 +17,19 @@ STILL_TRAINED = "–"
 def render(report):
     """The tables and the totals as one string."""
     # In a notebook, too, this is to be text.
-    console = Console(force_jupyter=False, highlight=False, markup=False)
+    console = Console(
+        force_jupyter=False,
+        force_terminal=sys.stdout.isatty(),
+        highlight=False,
+        markup=False,
+    )
     tables = []
     for tower in to_grid(report.components):
         tables += tower_tables(console, tower)
     tables.append(totals_table(report))
-    if report.timing and report.timing.get("compilations"):
-        tables.append(compilations_table(report.timing["compilations"]))
+    compilations = (report.timing or {}).get("compilations", [])
+    if any(c["seconds"] for c in compilations):
+        tables.append(compilations_table(compilations))
     with console.capture() as capture:
         for table in tables:
             console.print(table)
@@ -121,7 +129,8 @@ def _frozen_share(block):
 def _short(number):
     """`1234567` -> `"1.23M"`."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
+        # What is rounded up to 1000 has the next unit.
+        if number >= 0.9995 * size:
             return f"{number / size:.3g}{unit}"
     return str(number)
 
