@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras_hub import layers
 from keras_hub import models
+from keras_hub.src.models.flux.flux_model import FluxBackbone
 from keras_hub.src.models.mobilenetv5.mobilenetv5_builder import (
     convert_arch_def_to_stackwise,
 )
@@ -318,19 +319,25 @@ family(
 )
 
 
-# 2 text layers x (q, k, v, o, gate, up, down) + 1 vision block of multi-query
-# attention (q, k, v, o as 1x1 convolutions) + 1 audio block (q, k, v, o and
-# the projection of the relative positions, a second key; 2 FFNs x (up,
-# down)). The convolution module of the audio block is none.
+# 2 text layers x (q, k, v, o, gate, up, down) + 2 vision blocks of multi-query
+# attention (q, k, v, o as 1x1 convolutions), the second with keys and values at
+# half of the resolution + 1 audio block (q, k, v, o and the projection of the
+# relative positions, a second key; 2 FFNs x (up, down)). The inverted residuals
+# of the vision model and the convolution module of the audio block are none.
 @written(
     times(2, ATTENTION + GATED_FFN)
-    + ATTENTION
+    + times(2, ATTENTION)
     + (ATTENTION + roles("key") + times(2, FFN))
 )
 def gemma3n_multimodal():
     vision_encoder = models.MobileNetV5Backbone(
         **convert_arch_def_to_stackwise(
-            [["er_r1_k3_s2_e1_c8"], ["mqa_r1_k3_h2_d6_s1_c8"]]
+            [
+                ["er_r1_k3_s2_e1_c8"],
+                ["uir_r1_a3_k0_s1_e2_c8"],
+                ["uir_r1_a3_k0_s1_e2_c8", "mqa_r1_k3_h2_d6_s1_c8"],
+                ["mqa_r1_k3_h2_d6_v2_s1_c8"],
+            ]
         ),
         num_features=8,
         image_shape=(16, 16, 3),
@@ -1112,6 +1119,33 @@ def sam():
             ),
         )
     )
+
+
+# 1 block of two streams x (qkv, o, up, down) + 2 blocks in which one matrix
+# leads to queries, keys, values and the inner width, and one leads back. What
+# embeds time and text is none.
+family(
+    "flux",
+    FluxBackbone,
+    dict(
+        input_channels=4,
+        hidden_size=16,
+        mlp_ratio=2,
+        num_heads=2,
+        depth=1,
+        depth_single_blocks=2,
+        axes_dim=[2, 2, 4],
+        theta=10_000,
+        use_bias=True,
+        image_shape=(6, 4),
+        text_shape=(5, 8),
+        image_ids_shape=(6, 3),
+        text_ids_shape=(5, 3),
+        y_shape=(8,),
+    ),
+    times(2, FUSED_ATTENTION + FFN) + times(2, FUSED_ATTENTION),
+    equal=dict(mlp_ratio=1),
+)
 
 
 # Diffuser, layer 0: image stream with dual attention 2 x (fused qkv, o), up,

@@ -12,6 +12,7 @@ from keras import layers
 from written_models import KERAS_ATTENTION
 from written_models import Block
 from written_models import FeedForward
+from written_models import Head
 from written_models import attention_layer
 from written_models import keras_projections
 from written_models import subclassed
@@ -109,3 +110,30 @@ def test_head_after_attention_is_no_way_out():
     x = layers.GlobalAveragePooling1D()(x)
     model = keras.Model(inputs, layers.Dense(3)(x))
     assert found_parts(find_components(model)) == noted_parts(projections)
+
+
+class BesideAHead(layers.Layer):
+    """Attention without a way out, and what reads as much as it makes."""
+
+    def __init__(self, *widths):
+        super().__init__()
+        self.attention = Head(WIDTH)
+        self.dense = [layers.Dense(width) for width in widths]
+
+    def call(self, x):
+        x = x + self.attention(x)
+        for dense in self.dense:
+            x = dense(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("widths", "beside"),
+    [((40, WIDTH), ["ffn_up", "ffn_down"]), ((3,), [])],
+    ids=["feed-forward network", "head"],
+)
+def test_what_stands_beside_attention_is_no_way_out(widths, beside):
+    block = BesideAHead(*widths)
+    block(keras.ops.ones((2, LENGTH, WIDTH)))
+    found = [c.role for c in find_components(block)]
+    assert sorted(found) == sorted(["query", "key", "value", *beside])

@@ -14,6 +14,9 @@ from graph_models import residual
 from keras import layers
 from small import transformer
 from user_models import USER_MODELS
+from written_models import Attention
+from written_models import Block
+from written_models import FeedForward
 
 from keras_grades import find_components
 
@@ -122,3 +125,45 @@ def test_two_hundred_blocks_within_a_second():
     assert min(seconds) < 1
     assert found_parts(components) == noted_parts(parts)
     assert len({c.block for c in components}) == 200
+
+
+class WithPredictor(keras.Model):
+    """A functional model with one more part, which is not in its graph."""
+
+    def __init__(self):
+        model, _ = graph([graph_parts()])
+        super().__init__(model.inputs, model.outputs)
+        self.predictor = keras.Sequential(
+            [keras.Input((WIDTH,)), layers.Dense(64), layers.Dense(WIDTH)]
+        )
+
+
+def test_what_is_not_in_the_graph_is_in_no_block():
+    assert len(find_components(WithPredictor())) == 6
+
+
+def test_a_head_behind_a_pooler_is_in_no_block():
+    inputs = keras.Input((LENGTH, WIDTH))
+    x = residual(inputs, layers.LayerNormalization())
+    attention = layers.MultiHeadAttention(2, 4)
+    x = layers.Add()([x, attention(x, x)])
+    pooled = layers.GlobalAveragePooling1D()(x)
+    y = layers.Dense(WIDTH)(layers.Dense(64, activation="relu")(pooled))
+    model = keras.Model(inputs, layers.Add()([pooled, y]))
+    assert not [c for c in find_components(model) if c.role.startswith("ffn")]
+
+
+class Encoder(Block):
+    """A block with a name that its user has chosen."""
+
+
+def test_a_numbered_block_has_a_name_of_its_own():
+    inputs = keras.Input((LENGTH, WIDTH))
+    block = Encoder(Attention(), FeedForward(("up", "down")))
+    block.name = "block_0"
+    x = block(inputs)
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)])
+    y = layers.Dense(WIDTH)(layers.Dense(16, activation="relu")(x))
+    model = keras.Model(inputs, layers.Add()([x, y]))
+    blocks = [c.block for c in find_components(model)]
+    assert blocks == ["block_0"] * 6 + ["block_1"] * 6

@@ -247,3 +247,27 @@ def test_square_matrices(created, expected):
     model = keras.Model(x, Block()(x))
     roles = {c.name.rpartition("/")[2]: c.role for c in find_components(model)}
     assert [roles[name] for name in created] == expected
+
+
+class Scores(layers.Layer):
+    """As SAM 3 scores queries by a text: all of its matrices lead back."""
+
+    def __init__(self):
+        super().__init__()
+        self.text_mlp = keras.Sequential(
+            [layers.Dense(40), layers.Dense(WIDTH)]
+        )
+        self.norm = layers.LayerNormalization()
+        self.text_proj = layers.Dense(WIDTH)
+        self.query_proj = layers.Dense(WIDTH)
+
+    def call(self, x):
+        text = self.text_proj(self.norm(self.text_mlp(x)))
+        return ops.matmul(self.query_proj(x), ops.swapaxes(text, -1, -2))
+
+
+def test_what_asks_is_no_block_that_mixes_without_weights():
+    inputs = keras.Input((LENGTH, WIDTH))
+    model = keras.Model(inputs, Scores()(inputs))
+    with pytest.raises(ValueError, match="No trainable projection"):
+        find_components(model)

@@ -162,7 +162,6 @@ class TiedDense(layers.Dense):
     def build(self, shape):
         self._kernel = self.table()
         self.bias = None
-        self.input_spec = layers.InputSpec(min_ndim=2, axes={-1: shape[-1]})
 
 
 def test_tied_to_an_embedding_is_no_component():

@@ -136,3 +136,13 @@ def test_private_names_are_there():
     assert names(node.arguments.keras_tensors) == names([inputs])
     assert node.arguments.args[0] is node.arguments.keras_tensors[0]
     assert node.arguments.kwargs == {}
+
+
+def test_a_constant_among_named_inputs():
+    """Then it is not known what goes where."""
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    inner = keras.Model({"a": a, "b": b}, keras.layers.Add()([a, b]))
+    x = keras.Input((3,))
+    outer = keras.Model(x, inner({"a": x, "b": keras.ops.ones((1, 3))}))
+    calls = {type(c.operation): c for c in graph.graph_calls(outer)}
+    assert [id(t) for t in calls[type(inner)].inputs] == [id(x)]

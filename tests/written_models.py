@@ -226,9 +226,9 @@ def deep_feed_forward(*widths, gated=False):
 class Head(layers.Layer):
     """One head; the way out of attention is the layer's that holds all."""
 
-    def __init__(self):
+    def __init__(self, width=4):
         super().__init__()
-        self.key, self.query, self.value = (layers.Dense(4) for _ in "kqv")
+        self.key, self.query, self.value = (layers.Dense(width) for _ in "kqv")
 
     def projections(self):
         names = ("key", "query", "value")

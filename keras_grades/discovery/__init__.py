@@ -35,7 +35,8 @@ def find_components(
     an attention layer holds, and at matrices that map the hidden width to
     another and back in the same block. Embeddings, norms, routers, poolers,
     heads, patch embeddings and adapters are not components, and frozen
-    weights are left out. If a feed-forward network has inner layers between
+    weights are left out, as is any layer with "Pool" in the name of its
+    class. If a feed-forward network has inner layers between
     the way up and the way down, their role is `"ffn_up"`, too.
 
     Example:

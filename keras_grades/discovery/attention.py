@@ -132,18 +132,40 @@ def _role_of_extra(matrix):
 
 
 def _unnamed_attention(node):
-    """One projection three times as wide as its input, and one back."""
+    """One projection three times as wide as its input, and one back.
+
+    Both may do the work of a feed-forward network, too, as in parallel blocks:
+    then both are wider by its inner width.
+    """
     matrices = [m for m in node.direct_matrices if not m.is_convolution]
-    fused = [m for m in matrices if m.width_out == 3 * m.width_in]
-    if len(fused) > 1 or not _says_attention(
-        type(node.layer).__name__, node.attribute
-    ):
+    fused = [m for m in matrices if _back_from(m, matrices) is not None]
+    if len(fused) > 1 or not _is_called_attention(node):
         fused = [m for m in fused if _says_attention(*m.names)]
     if len(fused) != 1:
         return []
-    width = fused[0].width_in
-    back = [m for m in matrices if m.width_in == m.width_out == width]
+    back = _back_from(fused[0], matrices)
     return [(fused[0], "qkv")] + [(m, "attention_output") for m in back]
+
+
+def _back_from(fused, matrices):
+    """The ways back from a fused projection, `None` if it is none."""
+    width = fused.width_in
+    inner = fused.width_out - 3 * width
+    if inner < 0:
+        return None
+    back = [
+        m
+        for m in matrices
+        if m.width_in == width + inner and m.width_out == width
+    ]
+    return back if not inner or len(back) == 1 else None
+
+
+def _is_called_attention(node):
+    """Whether the layer says so, or what it attends with, without weights."""
+    tools = [c.layer for c in node.children if not c.layer.weights]
+    kinds = [type(layer).__name__ for layer in (node.layer, *tools)]
+    return _says_attention(node.attribute, *kinds)
 
 
 def _says_attention(*names):

@@ -1,9 +1,11 @@
 """Which block a projection belongs to: attention and its networks."""
 
 import collections
+import itertools
 
 from keras_grades.discovery.attention import attention_roles
 from keras_grades.discovery.attention import is_pooler
+from keras_grades.discovery.attention import named_role
 from keras_grades.discovery.attention import one_by_one
 from keras_grades.discovery.feed_forward import convolution_roles
 from keras_grades.discovery.feed_forward import feed_forward_roles
@@ -75,10 +77,16 @@ class Blocks:
                 pair for node in nodes for pair in self._attention[node][0]
             ]
             width = sum(self._attention[n][0][-1][0].width_out for n in nodes)
+            reads = {m.width_in for m, role in pairs if role == "query"}
+            networks = feed_forward_roles(parent.direct_matrices)
+            taken = {id(m) for network in networks for m, _ in network}
             back = [
                 m
                 for m in parent.direct_matrices
-                if m.width_in == width and not m.is_convolution
+                if m.width_in == width
+                and m.width_out in reads
+                and not m.is_convolution
+                and id(m) not in taken
             ]
             if len(back) == 1:
                 for node in nodes:
@@ -97,16 +105,19 @@ class Blocks:
 
     def _blocks(self):
         """Yields the path of each block and its parts, lists of pairs."""
-        attention = {}
+        attention, taken = {}, {node.path for node in self._nodes}
         for node, units in self._attention.items():
             attention.setdefault(self._block_of(node), []).extend(units)
         for node, units in attention.items():
             blocks = self._divide(node, units)
-            for i, block in enumerate(sorted(blocks, key=self._begin)):
-                # Where no layer holds one block alone, they are numbered.
+            # Where no layer holds one block alone, they are numbered.
+            numbered = (
+                f"{node.path}/block_{i}".lstrip("/") for i in itertools.count()
+            )
+            free = (path for path in numbered if path not in taken)
+            for block in sorted(blocks, key=self._begin):
                 is_named = node.path and node not in self._graphs
-                path = node.path if is_named else f"{node.path}/block_{i}"
-                yield path.lstrip("/"), block
+                yield node.path if is_named else next(free), block
         for node in self._nodes:
             if attention.keys().isdisjoint(
                 node.ancestors()
@@ -152,7 +163,12 @@ class Blocks:
             if role in ("query", "qkv")
         }
         parts = list(self._walk_without_attention(node))
-        found = [n for p in parts for n in self._networks(p, widths)]
+        found = [
+            n
+            for p in parts
+            if p is node or not _has_convolutions(p)
+            for n in self._networks(p, widths)
+        ]
         return found or [
             n for p in parts for n in convolution_roles(self._free(p), widths)
         ]
@@ -183,12 +199,25 @@ class Blocks:
         """
         if node in self._above_attention or node.parent is None:
             return False
+        if any(_is_asked(m) for m in node.all_matrices()):
+            return False
         if not any(is_normalization(c.layer) for c in node.children):
             return False
         networks = self._feed_forward(node)
         return any(not is_bottleneck(n) for n in networks) and sum(
             map(len, networks)
         ) == len(list(node.all_matrices()))
+
+
+def _is_asked(matrix):
+    """Whether a name tells of queries, keys or values, as in a scoring head."""
+    roles = set(map(named_role, matrix.names))
+    return bool(roles & {"query", "key", "value", "qkv"})
+
+
+def _has_convolutions(node):
+    """Whether a layer mixes neighbours itself, as inverted residuals do."""
+    return any(m.is_convolution for m in node.direct_matrices)
 
 
 def _without_adapters(networks, attention):

@@ -155,6 +155,7 @@ class Graph:
             for matrix, _ in pairs:
                 attention_at[self._operation(matrix)].append(pairs)
         blocks, block_of, ends = [], {}, {}
+        networks = [n for n in networks if self._reads_sequences(n)]
         for pairs in sorted(
             networks, key=lambda n: self._position[self._end(n)]
         ):
@@ -180,6 +181,14 @@ class Graph:
             ends.setdefault(end, block)
         alone = [pairs for pairs in attention if id(pairs) not in block_of]
         return blocks + [([pairs], []) for pairs in alone]
+
+    def _reads_sequences(self, pairs):
+        """Whether a network is in the graph, and not behind a pooler."""
+        operation = self._operation(pairs[-1][0])
+        if operation not in self._sources:
+            return False  # It is another part of the model.
+        tensors = keras.tree.flatten(operation.input)
+        return any(len(t.shape) > 2 for t in tensors)
 
     def _end(self, pairs):
         """The sum that takes in what a network makes, or its last matrix."""

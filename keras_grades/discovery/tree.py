@@ -191,8 +191,9 @@ def group_lists(root):
 def _lists(node):
     """The lists with one layer for each block: name to index to `Node`.
 
-    Their matrices read or make equal widths. In a list of layers that follow
-    each other, such as a way up and a way back, they do not.
+    They are of one kind, and their matrices read or make equal widths. In a
+    list of layers that follow each other, such as a way up and a way back,
+    they do not.
     """
     names = {
         name.lstrip("_")
@@ -209,9 +210,14 @@ def _lists(node):
 
 def _is_alike(held):
     first = [next(child.all_matrices()) for child in held.values()]
-    return len(first) > 1 and (
-        len({m.width_in for m in first}) == 1
-        or len({m.width_out for m in first}) == 1
+    is_of_one_kind = len({type(child.layer) for child in held.values()}) == 1
+    return (
+        len(first) > 1
+        and is_of_one_kind
+        and (
+            len({m.width_in for m in first}) == 1
+            or len({m.width_out for m in first}) == 1
+        )
     )
 
 
@@ -289,7 +295,9 @@ def _kernel_variables(layer):
 def _widths(layer):
     """What a Dense or EinsumDense sums over, and what it makes of it."""
     if isinstance(layer, keras.layers.Dense):
-        return layer.input_spec.axes[-1], layer.units
+        # A subclass may have a `build` of its own.
+        axes = layer.input_spec.axes or {}
+        return axes.get(-1, raw_kernel(layer).shape[0]), layer.units
     # Packed to int4, the kernel itself is of another shape.
     kernel = raw_kernel(layer)
     shape = getattr(layer, "original_kernel_shape", kernel.shape)

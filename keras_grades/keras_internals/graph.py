@@ -65,7 +65,7 @@ def _received(node):
     if inner is not None and isinstance(first, dict):
         # Each goes to the input of its name, whatever the order.
         by_name = [first.get(t.name) for t in inner.inputs]
-        if None not in by_name:
+        if all(isinstance(t, keras.KerasTensor) for t in by_name):
             return by_name
     leading = {id(t) for t in keras.tree.flatten(first)}
     return sorted(
