@@ -307,6 +307,7 @@ class GradES(keras.callbacks.Callback):
             return  # There was no batch.
         self._run.installation.check_is_on()
         self._run.installation.check_flags()
+        self._run.installation.has_seen_all_batches()
         self._run.look()
 
     def on_test_begin(self, logs=None):

@@ -205,6 +205,27 @@ def test_a_batch_of_another_size_is_compiled_for_itself(prepared, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_last_batch_that_is_smaller_is_compiled_for_too(
+    prepared, compilations
+):
+    model, grades = compiled(), prescribed()
+    epochs = 5
+    x, y = small.data(STEPS // epochs)
+    fitted = model.fit(
+        *(x[:-2], y[:-2], 4),
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[grades],
+    )
+    assert len(fitted.epoch) == epochs
+    assert STEPS // epochs < FIRST - FALL < FIRST < STEPS - STEPS // epochs
+    assert len(prepared) == 1
+    main = threading.main_thread()
+    assert [thread is main for thread in compilations] == [1, 1, 0, 0]
+    assert {c.frozen_at for c in grades.components} == {FIRST, LAST}
+
+
 def prescribed():
     """Its blocks come to rest at FIRST and LAST, whatever is measured."""
     grades = GradES(1.0, cooldown=FALL, recompile=BLOCK, alpha=0, verbose=0)
@@ -331,6 +352,7 @@ class Slow:
 
     can_prepare = True
     is_preparing = False
+    kinds_of_batches = 1
     model = None
 
     def __init__(self):

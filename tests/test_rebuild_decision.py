@@ -255,6 +255,15 @@ def test_work_is_what_xla_counts(kind):
         assert work.share(frozen) == pytest.approx(saved, abs=0.08)
 
 
+def test_a_rebuild_costs_a_compilation_for_each_kind_of_batch():
+    for kinds, pays in ((1, True), (2, False)):
+        rebuilds = rebuilds_by("auto")  # A compilation takes 10 s.
+        rebuilds.kinds_of_batches = kinds
+        ahead = Ahead(steps=[0], shares=[0.3], counts=[1], end=100)
+        # It saves 0.15 s of a second, on 100 steps.
+        assert rebuilds.is_due(10, 1, 0.3, ahead) == pays
+
+
 def test_a_long_run_remembers_no_more_than_it_needs():
     rebuilds = Rebuilds("auto", 10**6, False, math.inf)
     rebuilds.compiled(step=1, seconds=10.0)

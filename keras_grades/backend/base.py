@@ -214,7 +214,7 @@ class Backend:
         """
         raise NotImplementedError
 
-    def begin_to_compile(self, model, train_function, batch):
+    def begin_to_compile(self, model, train_function, batches):
         """Begins to compile a train function, and does not wait for it.
 
         Where `compiles_ahead`.
@@ -222,7 +222,7 @@ class Backend:
         Args:
             model: The model, with the flags that the function is for.
             train_function: What Keras has just made for it.
-            batch: What batches are like, as from `peek`.
+            batches: List of what batches are like, as from `peek`.
 
         Returns:
             `concurrent.futures.Future`. Once it is done, the first call of

@@ -124,7 +124,7 @@ class JaxBackend(Backend):
         like = jax.tree.map(_like, batch)
         return (state, itertools.chain([batch], iterator)), like
 
-    def begin_to_compile(self, model, train_function, batch):
+    def begin_to_compile(self, model, train_function, batches):
         """Traces it here, by the flags of the moment; XLA compiles elsewhere.
 
         So the code of the model runs in one thread only, with the settings of
@@ -132,9 +132,10 @@ class JaxBackend(Backend):
         called, as long as it lives. A process that ends waits for XLA.
         """
         step = jax_state.compiled_step(train_function)
-        lowered = step.lower(jax_state.state_to_train(model), batch)
+        state = jax_state.state_to_train(model)
+        lowered = [step.lower(state, batch) for batch in batches]
         pool = concurrent.futures.ThreadPoolExecutor(1)
-        compiling = pool.submit(lowered.compile)
+        compiling = pool.submit(lambda: [each.compile() for each in lowered])
         pool.shutdown(wait=False)
         return compiling
 

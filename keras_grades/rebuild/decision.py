@@ -82,11 +82,18 @@ class Rebuilds:
         # The most that a rebuild might have saved that was not made.
         self._missed = 0.0
         self._step_seconds = collections.deque(maxlen=REMEMBERED)
-        # What a rebuild costs, and one that is compiled beside training, once
-        # that is known; and by how much training was held up for the next.
-        self._cost = self._cost_beside = math.inf
+        # What a compilation costs, and a rebuild whose compilations are made
+        # beside training, once that is known; and by how much training was
+        # held up for the next.
+        self._seconds = self._cost_beside = math.inf
+        # A rebuilt step is compiled for each.
+        self.kinds_of_batches = 1
         self._is_beside = False
         self._held_up = 0.0
+
+    @property
+    def _cost(self):
+        return self._seconds * self.kinds_of_batches
 
     def compiled(self, step, seconds):
         """Tells how long the first call of a train function took."""
@@ -96,7 +103,7 @@ class Rebuilds:
         if self._is_beside:
             self._cost_beside = seconds
         else:
-            self._cost = seconds
+            self._seconds = seconds
         self.compilations.append(
             {
                 "step": step,

@@ -83,9 +83,9 @@ class Installation(Attached):
         # Whether Keras must make its own train function again afterwards.
         self._is_renewed = False
         self._made: Made | None = None
-        # What batches are like, whether those of another `fit()` may differ,
-        # and what is compiled for them beside training.
-        self._batch: Any = None
+        # What batches are like, one of each kind, whether there may be more
+        # kinds, and what is compiled for them beside training.
+        self._batches: list[Any] = []
         self._may_differ = True
         self._prepared: tuple[Made, concurrent.futures.Future] | None = None
         # If not `None`, the next step is not taken, and these are its logs.
@@ -114,7 +114,7 @@ class Installation(Attached):
         if scales and not owner.built:
             # A checkpoint of it can be loaded from now on.
             owner.build(model.trainable_variables)
-        self._may_differ = True
+        self._batches, self._may_differ = [], True
         undo.callback(saving.save_as_if_alone(self._place[0], self.optimizer))
         model.get_compile_config = self._get_compile_config
         model.get_state_tree = self._get_state_tree
@@ -230,8 +230,9 @@ class Installation(Attached):
             try:
                 self.check_is_on()
                 if self._may_differ and self._made.compiles_ahead:
-                    args, self._batch = backend.peek(*args)
-                    self._may_differ = False
+                    args, batch = backend.peek(*args)
+                    if batch not in self._batches:
+                        self._batches.append(batch)
                 output = train_function(*args)
                 is_first_call = False
                 self._after_call(output, began)
@@ -276,7 +277,17 @@ class Installation(Attached):
     @property
     def can_prepare(self):
         """Whether a train step can be compiled while another one trains."""
-        return self._batch is not None
+        return bool(self._batches)
+
+    @property
+    def kinds_of_batches(self):
+        """Integer, for how many a train step is compiled: the last batch of
+        an epoch may be a smaller one."""
+        return max(1, len(self._batches))
+
+    def has_seen_all_batches(self):
+        """Tells that from here on there are no batches of another kind."""
+        self._may_differ = False
 
     @property
     def is_preparing(self):
@@ -301,7 +312,7 @@ class Installation(Attached):
             with self.optimizer.narrowed_to(self.model.trainable_variables):
                 self._made = self._make()
                 compiling = backend.begin_to_compile(
-                    self.model, self._made.plain, self._batch
+                    self.model, self._made.plain, self._batches
                 )
             self._prepared = self._made, compiling
         finally:

@@ -134,6 +134,7 @@ class Rebuilder:
             seen_at = self._seen_at(rest_at)
             ahead = self._ahead(step, frozen, seen_at, stop)
         newly_frozen, share = self._pending(frozen)
+        self._rebuilds.kinds_of_batches = self._installation.kinds_of_batches
         is_due = self._rebuilds.is_due(step, newly_frozen, share, ahead)
         # It goes by the time, which is another one on each host.
         model = self._installation.model
