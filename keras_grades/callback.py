@@ -157,9 +157,10 @@ class GradES(keras.callbacks.Callback):
             `"auto"`.
         truncate_backward: Boolean, whether to freeze norms, biases and
             embeddings below, too. That is what else lies below the lowest
-            block still training, but for embeddings that are tied to the
-            output, so that the backward pass ends above it. It happens once
-            all components there are frozen. Defaults to `False`.
+            block still training, so that the backward pass ends above it. It
+            happens once all components there are frozen. Embeddings that are
+            tied to the output train on: freeze them yourself, or nothing is
+            gained, as a warning says. Defaults to `False`.
         restore_trainable: Boolean, whether the `trainable` flags are set back
             at the end. If not, compile the model again before you train on.
             Defaults to `True`.

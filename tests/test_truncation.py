@@ -151,14 +151,23 @@ def test_towers_each_by_themselves():
     assert not [p for p in waits_for(model) if any(s in p for s in stay)]
 
 
-def test_embedding_tied_to_the_output_stays():
+def test_an_embedding_tied_to_the_output_keeps_the_backward_pass_going():
     backbone = FAMILIES["gpt2"].build()
     model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
     first = {"transformer_layer_0"}
     assert waits_for(backbone)["token_embedding/embeddings"] == first
+    with pytest.warns(UserWarning, match="tied to the output") as caught:
+        assert waits_for(model) == {}
+    assert str(caught[0].message).endswith(": token_embedding/embeddings")
+    # Unless it is frozen, and with it all that it keeps going.
+    backbone.token_embedding.trainable = False
     found = waits_for(model)
     assert "token_embedding/embeddings" not in found
     assert found["position_embedding/embeddings"] == first
+    assert found["transformer_layer_1/self_attention_layer_norm/gamma"] == {
+        *first,
+        "transformer_layer_1",
+    }
 
 
 def test_embedding_untied_from_the_output_waits():

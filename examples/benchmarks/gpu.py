@@ -114,6 +114,11 @@ def watched(model, **arguments):
 
 def frozen(model, chosen, truncate):
     """Those that are chosen are frozen structurally in the second step."""
+    if truncate:
+        # Tied to the output, it would keep the backward pass going.
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.ReversibleEmbedding):
+                layer.trainable = False
     return [
         keras_grades.GradES(
             tau=common.tau_for(chosen(model)),

@@ -17,7 +17,8 @@ def find_followers(model, components):
     """Finds what may be frozen along with the components of lower blocks.
 
     A block that has a trainable projection which is not tracked is never
-    done, and so is nothing that waits for it.
+    done, and so is nothing that waits for it. Above what is trained to the
+    end the backward pass goes on, so there is nothing to gain.
 
     Args:
         model: A built `keras.Model`.
@@ -33,11 +34,14 @@ def find_followers(model, components):
     flow = DataFlow(model, block_of)
     followers = {}
     waits_for = flow.blocks_to_wait_for()
+    stays = flow.blocks_above_what_stays()
+    left_out = never_done.union(*stays.values())
     for variable in model.trainable_variables:
         blocks = waits_for.get(id(variable))
-        if blocks and not blocks & never_done and id(variable) not in block_of:
+        if blocks and not blocks & left_out and id(variable) not in block_of:
             followers.setdefault(frozenset(blocks), []).append(variable)
     _warn_of_unplaced(flow.unplaced)
+    _warn_of_what_stays([v for v in model.weights if id(v) in stays])
     return [
         Followers(
             tuple(variables),
@@ -45,6 +49,19 @@ def find_followers(model, components):
         )
         for blocks, variables in followers.items()
     ]
+
+
+def _warn_of_what_stays(variables):
+    if variables:
+        paths = sorted({v.path for v in variables})
+        warnings.warn(
+            "`truncate_backward` cannot end the backward pass above these "
+            "variables, which are used above the last block, too, as a table "
+            "of embeddings that is tied to the output is: freeze them "
+            "(`trainable = False`), or train without it. Received: "
+            + excerpt(paths),
+            stacklevel=4,
+        )
 
 
 def _warn_of_unplaced(variables):
