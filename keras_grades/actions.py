@@ -11,8 +11,8 @@ from keras import ops
 
 # An annealing of more steps than any run has; a step can be added to it.
 ENDLESS = 2**30
-# Some optimizers divide by the learning rate.
-LEAST_RATE = 1e-4
+# As good as 0, by which some optimizers divide.
+LEAST_RATE = 1e-20
 # The lowest block settles at this share of an annealing for all, the highest
 # at its end. By then most of what the annealing moves has been moved.
 FIRST_AT_REST = 0.5
@@ -107,7 +107,6 @@ class Settle(Action):
     def rate(self, state, step):
         converged_at = ops.max(state["converged_at"])
         share = share_left(converged_at, step, self.cooldown)
-        # Of what trains on a little, all that is at rest is put back.
         return ops.maximum(share, LEAST_RATE)
 
     def rest_at(self, converged_at, xp=ops):

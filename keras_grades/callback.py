@@ -347,7 +347,10 @@ class GradES(keras.callbacks.Callback):
         if run.has_begun and not run.has_ended:
             # It was interrupted since the last look.
             run.has_ended = True
-            run.catch_up()
+            try:
+                run.catch_up()
+            finally:
+                run.installation.take_off()
         run.installation.take_off()
 
     def __enter__(self) -> Self:

@@ -126,16 +126,15 @@ def ending(components, step, total_steps, has_stopped, reason):
     return f"{where} {reason}".rstrip()
 
 
-def too_short(first):
+def too_short(first, for_grace):
     """Why nothing froze in a run that ended before it might have.
 
     Args:
         first: Integer, the first step that may freeze.
+        for_grace: Boolean, whether that is so by the grace period.
     """
-    return (
-        f"Nothing could freeze before step {first}. Train longer, or choose "
-        "a smaller `alpha`."
-    )
+    other = ", or choose a smaller `alpha`" if for_grace else ""
+    return f"Nothing could freeze before step {first}. Train longer{other}."
 
 
 def few_updates(updates, batches):

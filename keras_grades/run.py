@@ -183,7 +183,10 @@ class Run:
         return deadline is None or self._converged_at.max() < deadline
 
     def catch_up(self):
-        """Notes what was so when training was interrupted."""
+        """Notes what was so when training was interrupted, if it is known."""
+        backend.sync(self._model)
+        if not backend.is_there(self.optimizer):
+            return
         last = self._looks.last()
         if last is not None:
             self._note(last)
@@ -197,6 +200,7 @@ class Run:
             epoch: Integer, the first epoch.
         """
         other.installation.take_off()
+        self.has_ended = False
         self.installation.put_on()
         self._is_open = self.is_in_loop_with(other._plan, epoch)
         self._plan, step = other._plan, self.trace.step
@@ -392,8 +396,9 @@ class Run:
         rule, step = self.optimizer.rule, self.trace.step
         converged_at = int(self._converged_at.max())
         reason = rule.criterion.reason(converged_at)
-        if not converged_at and step < rule.first_freeze:
-            reason = messages.too_short(rule.first_freeze)
+        first = rule.first_freeze
+        if not converged_at and step < first:
+            reason = messages.too_short(first, first == rule.grace_steps)
         self._say(
             messages.ending(
                 self.components,

@@ -204,6 +204,22 @@ def test_the_report_of_an_interrupted_run_is_up_to_date():
     np.testing.assert_array_equal(grades.trace["step"], np.arange(1, 22))
 
 
+def test_so_is_that_of_a_loop_of_calls_of_one_epoch():
+    model = compiled()
+    x, y = small.data(250)
+    grades = GradES(1e-30, alpha=1, verbose=0)
+    with pytest.raises(KeyboardInterrupt), grades:
+        for epoch in range(2):
+            model.fit(
+                *(x, y, 4),
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                callbacks=[grades, small.At(214, interrupt)][: epoch + 1],
+                verbose=0,
+            )
+    assert grades.report.steps == 464
+
+
 @pytest.mark.everywhere
 def test_so_is_that_of_a_run_that_was_interrupted_in_a_step():
     model, ended = small.transformer(blocks=1), []

@@ -112,6 +112,29 @@ def test_head_after_attention_is_no_way_out():
     assert found_parts(find_components(model)) == noted_parts(projections)
 
 
+class Narrow(layers.Layer):
+    """The way out of attention is the layer's that holds all, and narrow."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = Head(12)
+        self.out = layers.Dense(WIDTH)
+        self.up = layers.Dense(12)
+        self.down = layers.Dense(WIDTH)
+
+    def call(self, x):
+        x = x + self.out(self.attention(x))
+        return x + self.down(self.up(x))
+
+
+def test_a_way_out_is_told_from_a_way_back_of_the_same_shape():
+    block = Narrow()
+    block(keras.ops.ones((2, LENGTH, WIDTH)))
+    found = {c.name: c.role for c in find_components(block)}
+    assert found["out"] == "attention_output"
+    assert (found["up"], found["down"]) == ("ffn_up", "ffn_down")
+
+
 class BesideAHead(layers.Layer):
     """Attention without a way out, and what reads as much as it makes."""
 

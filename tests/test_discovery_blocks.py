@@ -16,6 +16,7 @@ from small import transformer
 from user_models import USER_MODELS
 from written_models import Attention
 from written_models import Block
+from written_models import DeepFeedForward
 from written_models import FeedForward
 
 from keras_grades import find_components
@@ -167,3 +168,31 @@ def test_a_numbered_block_has_a_name_of_its_own():
     model = keras.Model(inputs, layers.Add()([x, y]))
     blocks = [c.block for c in find_components(model)]
     assert blocks == ["block_0"] * 6 + ["block_1"] * 6
+
+
+class TwoKinds(keras.Model):
+    """Attention in one list, networks of two kinds in another."""
+
+    def __init__(self):
+        super().__init__()
+        self.attentions = [Attention() for _ in range(4)]
+        self.networks = [
+            DeepFeedForward([16, 16]) if i % 2 else FeedForward()
+            for i in range(4)
+        ]
+
+    def call(self, x):
+        for attention, network in zip(self.attentions, self.networks):
+            x = x + attention(x)
+            x = x + network(x)
+        return x
+
+
+def test_a_list_may_hold_networks_of_two_kinds():
+    model = TwoKinds()
+    model(keras.ops.ones((2, LENGTH, WIDTH)))
+    blocks = [c.block for c in find_components(model)]
+    sizes = [6, 7, 6, 7]
+    assert blocks == [
+        f"block_{i}" for i, n in enumerate(sizes) for _ in range(n)
+    ]

@@ -271,3 +271,26 @@ def test_what_asks_is_no_block_that_mixes_without_weights():
     model = keras.Model(inputs, Scores()(inputs))
     with pytest.raises(ValueError, match="No trainable projection"):
         find_components(model)
+
+
+class Mixes(layers.Layer):
+    """A feed-forward network that mixes neighbours on its way."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = layers.Dense(16), layers.Dense(WIDTH)
+        self.mix = layers.Conv1D(16, 3, padding="same", groups=16)
+
+    def call(self, x):
+        return self.down(ops.relu(self.mix(self.up(x))))
+
+
+def test_a_network_may_mix_neighbours_on_its_way():
+    block = Block(Attention(), Mixes())
+    components = find_components(subclassed([block]))
+    assert found_parts(components)[4:] == noted_parts(
+        [
+            ("ffn_up", block.feed_forward.up),
+            ("ffn_down", block.feed_forward.down),
+        ]
+    )

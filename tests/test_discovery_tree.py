@@ -1,6 +1,7 @@
 """Names, and weights that are no layer's kernel."""
 
 import keras
+import numpy as np
 import pytest
 from backbones import bert
 from backbones import in_bert
@@ -19,6 +20,7 @@ from written_models import hand_written_attention
 from written_models import subclassed
 
 from keras_grades import find_components
+from keras_grades.rebuild.costs import work_of
 
 pytestmark = pytest.mark.alike
 
@@ -174,6 +176,18 @@ def test_tied_to_an_embedding_is_no_component():
     assert found_parts(find_components(model)) == noted_parts(
         [*block.attention.projections(), ("ffn_up", up)]
     )
+
+
+def test_lora_on_what_is_tied_to_an_embedding():
+    embedding = layers.Embedding(31, WIDTH)
+    up, down = layers.Dense(31), TiedDense(embedding)
+    block = Block(Attention(), keras.Sequential([up, down]))
+    tokens = keras.Input((LENGTH,), dtype="int32")
+    model = keras.Model(tokens, layers.Dense(3)(block(embedding(tokens))))
+    up.enable_lora(2)
+    down.enable_lora(2)
+    work = work_of(model, find_components(model), [])
+    assert work.share(np.zeros(len(find_components(model)), bool)) == 0
 
 
 def test_non_trainable_is_left_out():

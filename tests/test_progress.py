@@ -125,7 +125,13 @@ def test_it_says_where_the_plan_ends_before(capsys):
 def test_it_says_that_nothing_could_freeze_yet(capsys):
     fit(GradES(HUGE, alpha=500, verbose=1))
     _, end = lines_of(capsys)
-    assert "Nothing could freeze before step 500." in end
+    assert end.endswith(
+        "Nothing could freeze before step 500. Train longer, or choose a "
+        "smaller `alpha`."
+    )
+    fit(GradES(HUGE, alpha=0, patience=50, verbose=1))
+    _, end = lines_of(capsys)
+    assert end.endswith("Nothing could freeze before step 51. Train longer.")
 
 
 def test_it_says_so_of_the_default_too(capsys):

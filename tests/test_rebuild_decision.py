@@ -268,7 +268,7 @@ def test_a_long_run_remembers_no_more_than_it_needs():
     rebuilds = Rebuilds("auto", 10**6, False, math.inf)
     rebuilds.compiled(step=1, seconds=10.0)
     for i in range(1000):
-        rebuilds.ran(steps=1, seconds=1.0 if i < 500 else 2.0, share=0.0)
+        rebuilds.ran(steps=1, seconds=1.0 if i < 600 else 2.0, share=0.0)
     assert rebuilds.step_seconds == 2.0
 
 

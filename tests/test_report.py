@@ -569,6 +569,13 @@ def test_a_threshold_far_from_all_leaves_room_for_the_curves():
     assert "threshold (tau) = 1e-30" in legend(far)
 
 
+def test_the_threshold_of_the_default_is_always_drawn():
+    """It is 0, however far above all may be."""
+    one = report(tau=[0.0] * 4, settings=SETTINGS | {"monitor": "transfer"})
+    left, _ = drawn(one.plot())
+    assert any(not np.any(line.get_ydata()) for line in left.lines)
+
+
 def test_a_name_is_no_formula():
     names = ["a$_0", "a$_1"]
     one = report([component(f"{n}/query", 3, block=n) for n in names])

@@ -119,6 +119,17 @@ class Backend:
             for name, variable in optimizer.observed.items()
         }
 
+    def is_there(self, optimizer):
+        """Whether `read` has something to read outside of an epoch.
+
+        A step that fails may have taken the state with it.
+
+        Args:
+            optimizer: The `GradESOptimizer`.
+        """
+        del optimizer
+        return True
+
     def begin_to_read(self, optimizer, model, output):
         """Copies what `read` reads, as it is now, and does not wait for it.
 
@@ -210,7 +221,8 @@ class Backend:
             *arguments: What the train function is given.
 
         Returns:
-            What to give it instead, and what the batch is like.
+            What to give it instead, and what the batch is like, which is equal
+            to that of a batch for which nothing more is compiled.
         """
         raise NotImplementedError
 

@@ -79,6 +79,10 @@ class JaxBackend(Backend):
         _, (_, _, optimizer_variables, _) = output
         return _on_host(_observed(optimizer, model, optimizer_variables))
 
+    def is_there(self, optimizer):
+        observed = optimizer.observed.values()
+        return not any(jax_state.is_empty(v) for v in observed)
+
     def begin_to_read(self, optimizer, model, output):
         """The next step is given the arrays themselves, so they are copied."""
         _, (_, _, optimizer_variables, _) = output
@@ -121,7 +125,8 @@ class JaxBackend(Backend):
     def peek(self, *arguments):
         state, iterator = arguments
         batch = next(iterator)
-        like = jax.tree.map(_like, batch)
+        leaves, tree = jax.tree.flatten(jax.tree.map(_like, batch))
+        like = tuple(leaves), tree
         return (state, itertools.chain([batch], iterator)), like
 
     def begin_to_compile(self, model, train_function, batches):
@@ -133,7 +138,10 @@ class JaxBackend(Backend):
         """
         step = jax_state.compiled_step(train_function)
         state = jax_state.state_to_train(model)
-        lowered = [step.lower(state, batch) for batch in batches]
+        lowered = [
+            step.lower(state, jax.tree.unflatten(tree, leaves))
+            for leaves, tree in batches
+        ]
         pool = concurrent.futures.ThreadPoolExecutor(1)
         compiling = pool.submit(lambda: [each.compile() for each in lowered])
         pool.shutdown(wait=False)

@@ -12,6 +12,7 @@ from keras_grades.discovery.feed_forward import feed_forward_roles
 from keras_grades.discovery.feed_forward import is_adapter
 from keras_grades.discovery.feed_forward import is_bottleneck
 from keras_grades.discovery.graph import Graph
+from keras_grades.discovery.tree import CONVOLUTIONS
 from keras_grades.discovery.tree import branching_graph
 from keras_grades.discovery.tree import group_lists
 from keras_grades.discovery.tree import is_normalization
@@ -78,7 +79,7 @@ class Blocks:
             ]
             width = sum(self._attention[n][0][-1][0].width_out for n in nodes)
             reads = {m.width_in for m, role in pairs if role == "query"}
-            networks = feed_forward_roles(parent.direct_matrices)
+            networks = feed_forward_roles(parent.direct_matrices, reads)
             taken = {id(m) for network in networks for m, _ in network}
             back = [
                 m
@@ -166,8 +167,8 @@ class Blocks:
         found = [
             n
             for p in parts
-            if p is node or not _has_convolutions(p)
             for n in self._networks(p, widths)
+            if p is node or not _is_inverted_residual(p, n)
         ]
         return found or [
             n for p in parts for n in convolution_roles(self._free(p), widths)
@@ -215,9 +216,11 @@ def _is_asked(matrix):
     return bool(roles & {"query", "key", "value", "qkv"})
 
 
-def _has_convolutions(node):
-    """Whether a layer mixes neighbours itself, as inverted residuals do."""
-    return any(m.is_convolution for m in node.direct_matrices)
+def _is_inverted_residual(node, network):
+    """Whether all that a layer holds are convolutions, some of neighbours."""
+    return any(m.is_convolution for m in node.direct_matrices) and all(
+        isinstance(m.node.layer, CONVOLUTIONS) for m, _ in network
+    )
 
 
 def _without_adapters(networks, attention):

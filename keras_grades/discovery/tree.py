@@ -191,9 +191,9 @@ def group_lists(root):
 def _lists(node):
     """The lists with one layer for each block: name to index to `Node`.
 
-    They are of one kind, and their matrices read or make equal widths. In a
-    list of layers that follow each other, such as a way up and a way back,
-    they do not.
+    Their matrices read or make equal widths. In a list of layers that follow
+    each other, such as a way up and a way back, they do not, or a matrix
+    stands beside layers of another kind.
     """
     names = {
         name.lstrip("_")
@@ -211,6 +211,7 @@ def _lists(node):
 def _is_alike(held):
     first = [next(child.all_matrices()) for child in held.values()]
     is_of_one_kind = len({type(child.layer) for child in held.values()}) == 1
+    is_of_one_kind |= not any(child.is_projection for child in held.values())
     return (
         len(first) > 1
         and is_of_one_kind

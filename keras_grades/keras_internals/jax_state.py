@@ -62,6 +62,16 @@ def state_to_train(model):
     return model._get_jax_state(**dict.fromkeys(PARTS, True))
 
 
+def is_empty(variable):
+    """Whether a variable has no value, as while a step runs, or a deleted one.
+
+    Args:
+        variable: A built `keras.Variable`.
+    """
+    value = variable._value
+    return value is None or value.is_deleted()
+
+
 def compiled_step(train_function):
     """The step that was jitted for a train function, or `None`.
 

@@ -86,9 +86,9 @@ def work_of(model, components, followers):
             # Keras adds the pair to the kernel, and takes the gradient of the
             # sum: it is for the sake of the pair.
             kernel = id(raw_kernel(layer))
-            del variables[kernel]
+            variables.pop(kernel, None)
             pair = layer.lora_kernel_a, layer.lora_kernel_b
-            products |= dict(zip(map(id, pair), (products.pop(kernel), 0)))
+            products |= dict(zip(map(id, pair), (products.pop(kernel, 0), 0)))
     return StepWork(
         list(variables.values()),
         [products.get(key, 0) for key in variables],

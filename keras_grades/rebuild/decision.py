@@ -276,7 +276,7 @@ class Rebuilds:
             return None
         if self.mode != "auto":
             return f"recompile={self.mode!r}"
-        cost = f"a rebuild takes some {self.compilations[0]['seconds']:.1f} s"
+        cost = f"a rebuild takes some {self._cost:.1f} s"
         if self.total_steps is None:
             return f"{cost}, and how many steps there will be is not known"
         return f"{cost}, and might have saved {self._missed:.1f} s"

@@ -78,7 +78,8 @@ def curves_chart(report, height):
         line = chart.line(*mean, color=GREY, line_width=4)
         items.append((curves.DECIDING_MEAN, [line]))
     tau, label = curves.thresholds(report.tau, by_role)
-    items += _draw_tau(chart, tau, label, end)
+    if report.tau:
+        items.append((label, _draw_tau(chart, tau, end)))
     items += _draw_times(chart, report)
     chart.add_layout(
         Legend(items=items, ncols=3, click_policy="hide", **_LEGEND), "below"
@@ -127,12 +128,11 @@ def _draw_role(chart, curve):
     return [draw(step, curve.median, color=color, line_width=2), band]
 
 
-def _draw_tau(chart, tau, label, end):
-    """Dashed lines, and what the legend says of them."""
-    if not tau:
-        return []
+def _draw_tau(chart, tau, end):
+    """Dashed lines, or one for the legend alone."""
     style = {"color": GREY, "line_width": 1.5, "line_dash": [8, 4]}
-    return [(label, [chart.line([0, end], [v, v], **style) for v in tau])]
+    lines = [chart.line([0, end], [v, v], **style) for v in tau]
+    return lines or [chart.line([], [], **style)]
 
 
 def _draw_times(chart, report):

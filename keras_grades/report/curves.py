@@ -171,7 +171,7 @@ def thresholds(tau, bands):
         values = f"{distinct[0]:.3g} to {distinct[-1]:.3g}"
         shown = [distinct[0], distinct[-1]]
     heights = [v for band in bands for v in (*band.low, *band.high)]
-    if heights and min(heights) > 0:
+    if heights and min([*heights, *distinct]) > 0:
         low, high = min(heights) / 100, max(heights) * 100
         shown = [t for t in shown if low <= t <= high]
     return shown, f"threshold (tau) = {values}"

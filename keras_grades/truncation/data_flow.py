@@ -93,6 +93,14 @@ class DataFlow:
                     blocks.update(self._all_above[call])
         return found
 
+    def is_placed(self, variable):
+        """Whether it is known where a variable is used."""
+        return all(
+            call.is_placed
+            for call in self._calls
+            if any(v is variable for v in call.variables)
+        )
+
     def _next(self, call):
         """The lowest of the blocks above a call that is in none."""
         if call.blocks:

@@ -41,7 +41,9 @@ def find_followers(model, components):
         if blocks and not blocks & left_out and id(variable) not in block_of:
             followers.setdefault(frozenset(blocks), []).append(variable)
     _warn_of_unplaced(flow.unplaced)
-    _warn_of_what_stays([v for v in model.weights if id(v) in stays])
+    _warn_of_what_stays(
+        [v for v in model.weights if id(v) in stays and flow.is_placed(v)]
+    )
     return [
         Followers(
             tuple(variables),
