@@ -166,12 +166,18 @@ class TiedDense(layers.Dense):
         self.bias = None
 
 
-def test_tied_to_an_embedding_is_no_component():
+def tied_to_an_embedding():
+    """A model, its embedding, its block and the two matrices of a network."""
     embedding = layers.Embedding(31, WIDTH)
     up, down = layers.Dense(31), TiedDense(embedding)
     block = Block(Attention(), keras.Sequential([up, down]))
     tokens = keras.Input((LENGTH,), dtype="int32")
     model = keras.Model(tokens, layers.Dense(3)(block(embedding(tokens))))
+    return model, embedding, block, up, down
+
+
+def test_tied_to_an_embedding_is_no_component():
+    model, embedding, block, up, down = tied_to_an_embedding()
     assert down.kernel is embedding.embeddings
     assert found_parts(find_components(model)) == noted_parts(
         [*block.attention.projections(), ("ffn_up", up)]
@@ -179,11 +185,7 @@ def test_tied_to_an_embedding_is_no_component():
 
 
 def test_lora_on_what_is_tied_to_an_embedding():
-    embedding = layers.Embedding(31, WIDTH)
-    up, down = layers.Dense(31), TiedDense(embedding)
-    block = Block(Attention(), keras.Sequential([up, down]))
-    tokens = keras.Input((LENGTH,), dtype="int32")
-    model = keras.Model(tokens, layers.Dense(3)(block(embedding(tokens))))
+    model, _, _, up, down = tied_to_an_embedding()
     up.enable_lora(2)
     down.enable_lora(2)
     work = work_of(model, find_components(model), [])

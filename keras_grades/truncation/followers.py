@@ -12,6 +12,18 @@ from keras_grades.discovery import find_components
 from keras_grades.truncation.data_flow import DataFlow
 from keras_grades.validation import excerpt
 
+UNPLACED = (
+    "`truncate_backward` cannot know what lies below these variables, which "
+    "are not in a functional graph, and leaves them in training, so the "
+    "backward pass may not end above them"
+)
+TIED = (
+    "`truncate_backward` cannot end the backward pass above these variables, "
+    "which are used above the last block, too, as a table of embeddings that "
+    "is tied to the output is: freeze them (`trainable = False`), or train "
+    "without it. Received"
+)
+
 
 def find_followers(model, components):
     """Finds what may be frozen along with the components of lower blocks.
@@ -40,10 +52,9 @@ def find_followers(model, components):
         blocks = waits_for.get(id(variable))
         if blocks and not blocks & left_out and id(variable) not in block_of:
             followers.setdefault(frozenset(blocks), []).append(variable)
-    _warn_of_unplaced(flow.unplaced)
-    _warn_of_what_stays(
-        [v for v in model.weights if id(v) in stays and flow.is_placed(v)]
-    )
+    tied = [v for v in model.weights if id(v) in stays and flow.is_placed(v)]
+    _warn_of(flow.unplaced, UNPLACED)
+    _warn_of(tied, TIED)
     return [
         Followers(
             tuple(variables),
@@ -53,26 +64,7 @@ def find_followers(model, components):
     ]
 
 
-def _warn_of_what_stays(variables):
+def _warn_of(variables, message):
     if variables:
         paths = sorted({v.path for v in variables})
-        warnings.warn(
-            "`truncate_backward` cannot end the backward pass above these "
-            "variables, which are used above the last block, too, as a table "
-            "of embeddings that is tied to the output is: freeze them "
-            "(`trainable = False`), or train without it. Received: "
-            + excerpt(paths),
-            stacklevel=4,
-        )
-
-
-def _warn_of_unplaced(variables):
-    if variables:
-        paths = sorted({v.path for v in variables})
-        warnings.warn(
-            "`truncate_backward` cannot know what lies below these variables, "
-            "which are not in a functional graph, and leaves them in "
-            "training, so the backward pass may not end above them: "
-            + excerpt(paths),
-            stacklevel=4,
-        )
+        warnings.warn(f"{message}: {excerpt(paths)}", stacklevel=4)
