@@ -40,7 +40,8 @@ class FreezeReport:
     ```
 
     Args:
-        components: Sequence of n `Component`, with their `frozen_at`.
+        components: Sequence of n `Component`, with their `frozen_at`. Of
+            their variables the report keeps path, shape and dtype.
         tau: Sequence of n floats, the threshold of each.
         trace: Dict of `"step"`, an integer array of shape `(m,)`, and
             `"statistic"`, a float array of shape `(m, n)`, NaN where nothing
@@ -52,8 +53,8 @@ class FreezeReport:
             `None` if it was not. Defaults to `None`.
         settings: Dict, the arguments of the run. Defaults to `None`.
         timing: Dict, or `None` if nothing was timed: `"compilations"`, a list
-            of dicts with `"step"`, `"seconds"`, `"frozen"`,
-            `"step_seconds_before"` and `"step_seconds_after"`;
+            of dicts with `"step"`, `"seconds"`, 0 where nothing is compiled,
+            `"frozen"`, `"step_seconds_before"` and `"step_seconds_after"`;
             `"seconds_saved_estimated"` and `"seconds_saved_measured"`; and
             `"why_not_rebuilt"`, a string, or `None` if the train step was.
             Defaults to `None`.
