@@ -6,6 +6,7 @@ import sys
 
 import keras
 import pytest
+from markers import long_on
 
 BACKENDS = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
 
@@ -22,6 +23,7 @@ def test_imports_nothing_that_keras_has_not_chosen():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@long_on("jax", "tensorflow")
 def test_refuses_other_backends():
     environment = {**os.environ, "KERAS_BACKEND": "numpy"}
     done = subprocess.run(

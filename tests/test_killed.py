@@ -60,7 +60,7 @@ def check(actual, expected, tolerance=1e-5):
         np.testing.assert_allclose(actual[name], value, atol=tolerance)
 
 
-@long_on("tensorflow")
+@long_on("tensorflow", "torch")
 def test_killed_once(expected, tmp_path):
     # While it has five epochs to go.
     assert run(tmp_path, 0.0, after="003.keras") != 0

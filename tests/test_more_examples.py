@@ -37,6 +37,7 @@ def frozen(report):
     return {c["name"]: c["frozen_at"] for c in report["components"]}
 
 
+@long_on("jax", "tensorflow")
 def test_they_do_not_tell_of_missing_gpus():
     code = (
         "import quiet; import tensorflow as tf; import sys, keras_hub; "

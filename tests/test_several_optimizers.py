@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import small
+from markers import long_on
 from small import fit
 
 from keras_grades import GradES
@@ -109,6 +110,7 @@ def test_the_optimizer_that_is_named_is_watched(recompile):
 
 
 @not_on_jax
+@long_on("tensorflow")
 def test_fit_stops_once_that_optimizer_has_no_more_to_do():
     model = compiled()
     grades = GradES(HUGE, alpha=2, optimizer="second_optimizer", verbose=0)
@@ -120,6 +122,7 @@ def test_fit_stops_once_that_optimizer_has_no_more_to_do():
 
 
 @not_on_jax
+@long_on("tensorflow")
 def test_a_path_of_attributes():
     model = compiled()
     # As a trainer object that the model has would hold it.
@@ -156,6 +159,7 @@ def test_its_state_is_saved_in_the_middle_of_training_and_taken_up(tmp_path):
 
 
 @not_on_jax
+@long_on("tensorflow")
 def test_one_that_was_wrapped_already_is_taken_over():
     model = compiled()
     inner = model.first_optimizer

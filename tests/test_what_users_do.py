@@ -333,7 +333,7 @@ def sequences(count, eager, longest):
     return decorate
 
 
-@sequences(30, st.just(True), longest=3)
+@sequences(15, st.just(True), longest=3)
 def test_any_sequence(elsewhere, optimizer, eager, actions):
     go_through(elsewhere, optimizer, eager, actions)
 
