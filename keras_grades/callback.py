@@ -344,14 +344,13 @@ class GradES(keras.callbacks.Callback):
         run = self._run
         if run is None:
             return
-        if run.has_begun and not run.has_ended:
-            # It was interrupted since the last look.
-            run.has_ended = True
-            try:
+        try:
+            if run.has_begun and not run.has_ended:
+                # It was interrupted since the last look.
+                run.has_ended = True
                 run.catch_up()
-            finally:
-                run.installation.take_off()
-        run.installation.take_off()
+        finally:
+            run.installation.take_off()
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ themselves or fused. Its projections matter more than its name.
 
 import re
 
-from keras_grades.discovery.feed_forward import feed_forward_roles
+from keras_grades.discovery.feed_forward import feed_forward_ids
 from keras_grades.discovery.tree import words
 
 QUERY = {"q", "query", "queries", "wq"}
@@ -102,11 +102,7 @@ def _feed_forward_within(named):
         for m, role in named
         if role is None or any(m is o for o in outputs[1:])
     ]
-    return {
-        id(matrix)
-        for network in feed_forward_roles(others)
-        for matrix, _ in network
-    }
+    return feed_forward_ids(others)
 
 
 def _is_full_size_extra(matrix, pairs):

@@ -38,6 +38,19 @@ def feed_forward_roles(matrices, widths=None):
     return [network(*parts) for parts in found]
 
 
+def feed_forward_ids(matrices, widths=None):
+    """The ids of the matrices that are part of a feed-forward network.
+
+    Args:
+        matrices, widths: As in `feed_forward_roles`.
+    """
+    return {
+        id(matrix)
+        for network in feed_forward_roles(matrices, widths)
+        for matrix, _ in network
+    }
+
+
 def convolution_roles(matrices, widths):
     """The same for networks that mix neighbours, too, as in FastSpeech.
 

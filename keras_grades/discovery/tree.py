@@ -210,15 +210,12 @@ def _lists(node):
 
 def _is_alike(held):
     first = [next(child.all_matrices()) for child in held.values()]
-    is_of_one_kind = len({type(child.layer) for child in held.values()}) == 1
-    is_of_one_kind |= not any(child.is_projection for child in held.values())
-    return (
-        len(first) > 1
-        and is_of_one_kind
-        and (
-            len({m.width_in for m in first}) == 1
-            or len({m.width_out for m in first}) == 1
-        )
+    kinds = {type(child.layer) for child in held.values()}
+    if len(kinds) > 1 and any(child.is_projection for child in held.values()):
+        return False
+    return len(first) > 1 and (
+        len({m.width_in for m in first}) == 1
+        or len({m.width_out for m in first}) == 1
     )
 
 

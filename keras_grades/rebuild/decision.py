@@ -113,7 +113,7 @@ class Rebuilds:
                 "step_seconds_after": None,
             }
         )
-        self._step_seconds = collections.deque(maxlen=REMEMBERED)
+        self._step_seconds.clear()
         self._is_beside, self._held_up = False, 0.0
 
     def compiles_beside(self):

@@ -76,16 +76,20 @@ class DataFlow:
                     left_out.add(id(variable))
         return {v: b for v, b in blocks.items() if v not in left_out}
 
-    def blocks_above_what_stays(self):
+    def blocks_above_what_stays(self, may_be_frozen):
         """The blocks above variables that are trained to the end.
 
         Such as a table of embeddings that is tied to the output: it is used
         below all blocks, and above them, where no block follows.
 
+        Args:
+            may_be_frozen: Container of the ids of all other variables, as
+                what `blocks_to_wait_for` returns is.
+
         Returns:
             Dict from the id of such a variable to a set of names of blocks.
         """
-        may_be_frozen, found = self.blocks_to_wait_for(), {}
+        found = {}
         for call in self._calls:
             for variable in call.variables:
                 if id(variable) not in may_be_frozen and self._all_above[call]:

@@ -46,7 +46,7 @@ def find_followers(model, components):
     flow = DataFlow(model, block_of)
     followers = {}
     waits_for = flow.blocks_to_wait_for()
-    stays = flow.blocks_above_what_stays()
+    stays = flow.blocks_above_what_stays(waits_for)
     left_out = never_done.union(*stays.values())
     for variable in model.trainable_variables:
         blocks = waits_for.get(id(variable))
