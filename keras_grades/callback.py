@@ -75,7 +75,8 @@ class GradES(keras.callbacks.Callback):
 
     Args:
         tau: Threshold: a component has converged when its statistic stays
-            below. `"auto"`, a positive float, or a dict from a regular
+            below. `"auto"`, a positive float (with
+            `"transfer"` any above -1), or a dict from a regular
             expression on component names (`re.search`, first match wins) to
             a float; a component that no expression matches is not tracked.
             `"auto"` needs no tuning: it stands for 0 with
@@ -87,20 +88,21 @@ class GradES(keras.callbacks.Callback):
         monitor: What is measured, by name or of your own. `"gradient"`,
             `"gradient_change"`, `"weight_change"`, `"relative_change"`,
             `"transfer"`, or an instance of your own subclass of
-            `keras_grades.monitors.Monitor`. The first three are those of the
-            paper. `"gradient"` is the norm of the gradient;
-            `"gradient_change"` that of its change since the last step, at the
-            cost of a copy of the gradients of all components that are not yet
-            structurally frozen;
-            `"weight_change"` that of the update. `"relative_change"` compares
+            `keras_grades.monitors.Monitor`. The first two are those of the
+            paper, the third that of its authors' package. `"gradient"` is the
+            norm of the gradient; `"gradient_change"` that of its change since
+            the last step, at the cost of a copy of the gradients of all
+            components that are not yet structurally frozen; `"weight_change"`
+            that of the update. `"relative_change"` compares
             recent updates (the last 20, or a tenth of all) with all so far, in
             geometric means, of some 1000 entries of each matrix.
             `"transfer"` asks whether what is learned on some examples still
             helps the next ones: it is the cosine between where the mean
             weights have gone from one window of training to the next, and
             where the gradients of the window after that want them to go, of
-            168 entries of each component at most. When that of all components
-            together was above 0 and stays below, the learning rate falls to 0,
+            168 entries of each component at most. When their mean over all
+            components, weighted by norms, was above 0 and stays below, the
+            learning rate falls to 0,
             and blocks freeze from below; at a rate that does not decay by
             itself, in time to be done when the plan ends. Both have no scale
             and no norm. All others need a tau of your own. Defaults to
@@ -129,8 +131,9 @@ class GradES(keras.callbacks.Callback):
             TensorFlow and PyTorch. Refused with `use_ema`, constraints and
             float8. With 0 a component freezes at once. With
             `monitor="transfer"` the learning rate falls instead, which copies
-            nothing and goes with everything. Defaults to `0`; `0.25` with
-            `monitor="transfer"`.
+            nothing, and is refused only where the updates would not shrink
+            with it: with Ftrl, and optimizers that wrap another one. Defaults
+            to `0`; `0.25` with `monitor="transfer"`.
         components: Components to track. `None` for all that
             `find_components` finds, a regular expression on names, a list of
             layers or variables, or a function `Component -> bool`. Defaults
@@ -145,8 +148,9 @@ class GradES(keras.callbacks.Callback):
         max_frozen_ratio: Share of frozen components at which training stops.
             A float in (0, 1]. With a cooldown that step is known ahead, and
             `fit()` stops there. Where components freeze at once, it stops
-            later by 16 steps, or one per cent of those that are planned, at
-            most; in runs of fewer than 200 steps not later. Defaults to `1.0`.
+            later by at most 16 steps, and by at most one per cent of those
+            that are planned; in runs of fewer than 200 steps not later.
+            Defaults to `1.0`.
         recompile: When to rebuild the train step without frozen components.
             `"always"`, `"never"`, an integer, the number of newly frozen
             components at which to rebuild, or `"auto"`, when that saves more
@@ -175,7 +179,11 @@ class GradES(keras.callbacks.Callback):
             them; `component.frozen_at` is the step, or `None`.
         trace: Dict of `"step"`, an integer array of shape `(m,)`, and
             `"statistic"`, a float array of shape `(m, n)`, NaN where a
-            component was frozen, had no gradient, or nothing was known.
+            component was frozen, had no gradient, or nothing was known. Each
+            step has a row; in a run longer than 16,384 steps every second
+            one, in one longer than twice that every fourth, and so on. With
+            `steps_per_execution` above 64, the last 64 steps of each
+            execution.
         stopped_step: Integer, the step at which training was stopped, or
             `None`.
         report: `FreezeReport` of the run.

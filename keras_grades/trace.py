@@ -11,6 +11,9 @@ from keras_grades.monitors.base import UNDEFINED
 
 # Rows of the buffer: the host looks at least this often.
 ROWS = 64
+# Rows that the host keeps. In a longer run every second step is left out, in
+# one twice as long every second of those, and so on.
+MOST_KEPT = 16384
 
 
 def row_of(step):
@@ -41,6 +44,7 @@ class Trace:
     def __init__(self, step, components):
         self.step = step
         self._components = components
+        self._every = 1
         self._steps = []
         self._rows = []
 
@@ -53,10 +57,19 @@ class Trace:
         """
         first = max(self.step + 1, step - ROWS + 1)
         for t in range(first, step + 1):
-            self._steps.append(t)
-            row = np.array(buffer[row_of(t)])
-            self._rows.append(np.where(row == UNDEFINED, np.nan, row))
+            if t % self._every == 0:
+                self._steps.append(t)
+                row = np.array(buffer[row_of(t)])
+                self._rows.append(np.where(row == UNDEFINED, np.nan, row))
         self.step = step
+        if len(self._steps) > MOST_KEPT:
+            self._thin_out()
+
+    def _thin_out(self):
+        self._every *= 2
+        kept = [i for i, t in enumerate(self._steps) if t % self._every == 0]
+        self._steps = [self._steps[i] for i in kept]
+        self._rows = [self._rows[i] for i in kept]
 
     def as_dict(self):
         """`{"step": int array (m,), "statistic": float array (m, n)}`."""

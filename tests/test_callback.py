@@ -9,6 +9,7 @@ import small
 
 import keras_grades
 from keras_grades import GradES
+from keras_grades import trace
 from keras_grades.train_step import find_grades_optimizer
 
 pytestmark = pytest.mark.alike
@@ -287,6 +288,91 @@ def test_after_an_interruption():
     assert model.optimizer is optimizer
 
 
+def test_what_the_user_freezes_after_an_interruption_stays_so():
+    def interrupt(model):
+        raise KeyboardInterrupt
+
+    model = compiled()
+    grades = GradES({"block_0": HUGE, "1": TINY}, alpha=2, recompile="always")
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, grades, small.At(6, interrupt))
+    assert any(not v.trainable for v in model.variables)
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    model.compile("sgd", small.loss())  # This takes GradES off.
+    assert model.trainable_variables == model.get_layer("head").weights
+
+
+def test_flags_may_be_set_and_set_back_within_a_callback():
+    model = compiled()
+    block = model.get_layer("block_0_attention")
+
+    class Probe(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            block.trainable = False
+            block.trainable = True
+
+    grades = GradES(
+        {"block_0": HUGE, "1": TINY}, alpha=4, recompile="always", verbose=0
+    )
+    fit(model, grades, Probe(), epochs=2)
+    assert [c.frozen_at for c in grades.components] == [4] * 6 + [None] * 6
+    assert all(v.trainable for v in block.weights)
+
+
+def test_state_from_before_a_structural_freeze(tmp_path):
+    """It would bring matrices back that the step is made without."""
+    path = tmp_path / "early.weights.h5"
+    grades = GradES(
+        {"block_0": HUGE, "1": TINY}, alpha=4, recompile="always", verbose=0
+    )
+    with pytest.raises(ValueError, match="in the middle of `fit\\(\\)`"):
+        fit(
+            compiled(),
+            small.At(2, lambda model: model.save_weights(path)),
+            small.At(8, lambda model: model.load_weights(path)),
+            grades,
+            epochs=2,
+        )
+
+
+@pytest.mark.everywhere
+def test_a_model_just_compiled_with_a_grades_optimizer():
+    """On TensorFlow that is not built yet."""
+    model = compiled()
+    components = keras_grades.find_components(model)
+    inner = keras.optimizers.SGD(0.01)
+    model.compile(keras_grades.GradESOptimizer(inner, components), small.loss())
+    grades = GradES(HUGE, alpha=2, verbose=0)
+    fit(model, grades)
+    assert grades.stopped_step == 2
+    assert model.optimizer is inner
+
+
+def test_the_optimizer_passes_on_what_it_is_told():
+    model = small.transformer(blocks=1)
+    optimizer = keras_grades.GradESOptimizer(
+        keras.optimizers.AdamW(0.1, weight_decay=0.5),
+        keras_grades.find_components(model),
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(model.trainable_variables)
+    for variable in model.trainable_variables:
+        decays = optimizer.inner_optimizer._use_weight_decay(variable)
+        assert decays == ("bias" not in variable.name)
+    weights = [
+        np.full(v.shape, 3).astype(keras.backend.standardize_dtype(v.dtype))
+        for v in optimizer.variables
+    ]
+    optimizer.set_weights(weights)
+    for variable, value in zip(optimizer.variables, weights):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(variable), value
+        )
+    with pytest.raises(ValueError, match="zip"):
+        optimizer.set_weights(weights[:-1])
+
+
 @pytest.mark.parametrize(
     ("selection", "names"),
     [
@@ -501,6 +587,24 @@ def test_trace_is_whole_over_long_runs():
     assert np.isfinite(grades.trace["statistic"]).all()
 
 
+def test_trace_is_thinned_out_where_it_would_grow_too_long(monkeypatch):
+    def run():
+        keras.utils.set_random_seed(0)
+        grades = GradES(TINY, verbose=0)
+        x, y = small.data(45)
+        compiled().fit(x, y, 4, epochs=3, callbacks=[grades], verbose=0)
+        return grades
+
+    whole = run().trace
+    monkeypatch.setattr(trace, "MOST_KEPT", 50)
+    thinned = run().trace
+    # 135 steps: more than 2 * 50, fewer than 4 * 50.
+    np.testing.assert_array_equal(thinned["step"], np.arange(4, 136, 4))
+    np.testing.assert_array_equal(
+        thinned["statistic"], whole["statistic"][3::4]
+    )
+
+
 def test_says_what_it_does(capsys):
     fit(compiled(), GradES(HUGE, alpha=4, verbose=1), epochs=2)
     said = capsys.readouterr().out
@@ -600,10 +704,11 @@ def test_custom_loop_with_the_optimizer():
     )
     optimizer.build(model.trainable_variables)
     x, y = small.data(BATCHES)
+    step = _jax_step if keras.backend.backend() == "jax" else _step
+    take = step(model, optimizer)
     weights = []
     for i in range(0, len(x), 4):
-        step = _jax_step if keras.backend.backend() == "jax" else _step
-        step(model, optimizer, x[i : i + 4], y[i : i + 4])
+        take(x[i : i + 4], y[i : i + 4])
         weights.append([np.copy(w) for w in model.get_weights()])
         if float(optimizer.frozen_ratio) == 1.0 and i > 20:
             break
@@ -615,33 +720,41 @@ def test_custom_loop_with_the_optimizer():
         assert moved == (id(variable) not in tracked)
 
 
-def _step(model, optimizer, x, y):
-    variables = model.trainable_variables
-    grads = reference.gradients(model, variables, x, y, small.loss())
-    reference.apply(optimizer, grads, variables)
+def _step(model, optimizer):
+    def take(x, y):
+        variables = model.trainable_variables
+        grads = reference.gradients(model, variables, x, y, small.loss())
+        reference.apply(optimizer, grads, variables)
+
+    return take
 
 
-def _jax_step(model, optimizer, x, y):
+def _jax_step(model, optimizer):
     import jax
 
-    def loss(variables):
+    def loss(variables, x, y):
         y_pred, _ = model.stateless_call(variables, [], x)
         return small.loss()(y, y_pred)
 
     @jax.jit
-    def step(variables, optimizer_variables):
-        return optimizer.stateless_apply(
-            optimizer_variables, jax.grad(loss)(variables), variables
-        )
+    def compiled(variables, optimizer_variables, x, y):
+        grads = jax.grad(loss)(variables, x, y)
+        return optimizer.stateless_apply(optimizer_variables, grads, variables)
 
-    new = step(
-        [v.value for v in model.trainable_variables],
-        [v.value for v in optimizer.variables],
-    )
-    for variable, value in zip(model.trainable_variables, new[0]):
-        variable.assign(value)
-    for variable, value in zip(optimizer.variables, new[1]):
-        variable.assign(value)
+    def take(x, y):
+        variables = model.trainable_variables
+        new = compiled(
+            [v.value for v in variables],
+            [v.value for v in optimizer.variables],
+            x,
+            y,
+        )
+        for variable, value in zip(variables, new[0]):
+            variable.assign(value)
+        for variable, value in zip(optimizer.variables, new[1]):
+            variable.assign(value)
+
+    return take
 
 
 def test_optimizer_is_a_keras_optimizer():
