@@ -1,6 +1,6 @@
 # make demo       fine-tunes a classifier with GradES and shows what it did
-# make test       all tests, on the three backends, and the style
-# make test-all   the same, and the long matrices
+# make test       the tests, on the three backends, and the style
+# make test-all   the same, with all that is long, or alike on each of them
 # make test-jax   the tests on one backend; so with tensorflow, torch
 # make notebooks  runs the guides, and writes them as notebooks
 # make package    builds the package, and tries it in an environment of its own

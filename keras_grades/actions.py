@@ -11,15 +11,19 @@ from keras import ops
 
 # An annealing of more steps than any run has; a step can be added to it.
 ENDLESS = 2**30
-# As good as 0, by which some optimizers divide.
-LEAST_RATE = 1e-20
 # The lowest block settles at this share of an annealing for all, the highest
 # at its end. By then most of what the annealing moves has been moved.
 FIRST_AT_REST = 0.5
 
 
 class Action:
-    """Says how components come to rest."""
+    """Says how components come to rest.
+
+    Attributes:
+        end: Integer, the step at which all rest at the latest, or `None`.
+    """
+
+    end: int | None = None
 
     def rate(self, state, step):
         """The share of the learning rate at which a step is taken.
@@ -92,25 +96,35 @@ class Settle(Action):
         cooldown: As in `Anneal`.
         blocks: List of n strings, the block of each component, in the order
             in which data meets them.
+        end: Integer, the planned end: what converges late settles faster, to
+            rest by then. Defaults to `None`.
 
     Reference: [MiniCPM, arXiv 2404.06395](https://arxiv.org/abs/2404.06395),
     for the schedule.
     """
 
-    def __init__(self, cooldown, blocks):
+    def __init__(self, cooldown, blocks, end=None):
         self.cooldown = cooldown
+        self.end = end
         order = {b: i for i, b in enumerate(dict.fromkeys(blocks))}
         rank = np.array([order[b] for b in blocks], "float32")
         above = (len(order) - 1 - rank) / max(1, len(order) - 1)
         self._at_rest = (1 - (1 - FIRST_AT_REST) * above).astype("float32")
 
     def rate(self, state, step):
+        if self.cooldown == 0:
+            return None
         converged_at = ops.max(state["converged_at"])
-        share = share_left(converged_at, step, self.cooldown)
-        return ops.maximum(share, LEAST_RATE)
+        return share_left(converged_at, step, self._steps(converged_at))
+
+    def _steps(self, converged_at, xp=ops):
+        steps = cooldown_steps(converged_at, self.cooldown, xp)
+        if self.end is None:
+            return steps
+        return xp.minimum(steps, xp.maximum(self.end - converged_at, 0))
 
     def rest_at(self, converged_at, xp=ops):
-        steps = cooldown_steps(converged_at, self.cooldown, xp)
+        steps = self._steps(converged_at, xp)
         steps = xp.multiply(self._at_rest, xp.array(steps, "float32"))
         return converged_at + xp.array(xp.floor(steps), "int32")
 
@@ -130,7 +144,9 @@ class Anneal(Action):
         self.cooldown = cooldown
 
     def share(self, state, step):
-        share = share_left(state["converged_at"], step, self.cooldown)
+        converged_at = state["converged_at"]
+        steps = cooldown_steps(converged_at, self.cooldown)
+        share = share_left(converged_at, step, steps)
         # A checkpoint may know no cooldown, or another one.
         return ops.where(state["frozen_at"] > 0, 0.0, share)
 
@@ -138,7 +154,7 @@ class Anneal(Action):
         return converged_at + cooldown_steps(converged_at, self.cooldown, xp)
 
 
-def share_left(converged_at, step, cooldown):
+def share_left(converged_at, step, steps):
     """The share of an update that is taken at a step.
 
     All of it until a component has converged; then it falls linearly, and is
@@ -147,13 +163,12 @@ def share_left(converged_at, step, cooldown):
     Args:
         converged_at: Integer tensor of any shape, before this step.
         step: Integer scalar, this step.
-        cooldown: As in `Anneal`.
+        steps: Integer tensor of the same shape, how long it cools down.
 
     Returns:
         Float tensor of the same shape.
     """
     since = ops.cast(step - converged_at, "float32")
-    steps = cooldown_steps(converged_at, cooldown)
     left = ops.maximum(1 - since / ops.cast(steps + 1, "float32"), 0.0)
     return ops.where(converged_at > 0, left, 1.0)
 

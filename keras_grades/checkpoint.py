@@ -84,7 +84,8 @@ def check_fits(store, fingerprint, components):
         raise ValueError(
             "The optimizer in this file was saved without GradES, and this "
             "one is a `GradESOptimizer`. Load the file before `fit()` begins, "
-            "while the model has its own optimizer."
+            "while the model has its own optimizer. If `fit()` was "
+            "interrupted, call `callback.restore()` first."
         )
     saved = np.asarray(store[FINGERPRINT])
     if len(saved) != len(fingerprint):

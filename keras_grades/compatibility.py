@@ -80,6 +80,24 @@ def check_can_anneal(optimizer, variables):
         )
 
 
+def check_can_settle(optimizer):
+    """Raises if updates do not shrink as the learning rate falls."""
+    found = [
+        type(each).__name__
+        for each in optimizers.inner_optimizers(optimizer)
+        if isinstance(each, keras.optimizers.Ftrl)
+        or optimizers.wraps_another(each)
+    ]
+    if found:
+        raise ValueError(
+            "At a learning rate that does not decay by itself GradES lets it "
+            "fall at the end, and not every optimizer follows: Ftrl makes "
+            "weights anew from all gradients so far, and one that wraps "
+            "another takes steps at the rate of that. Pass `cooldown=0`: then "
+            "all freezes at once. Received: " + excerpt(found)
+        )
+
+
 def check_is_keras(model):
     """Raises if a model is one of another library."""
     if not isinstance(model, keras.Layer):

@@ -92,11 +92,6 @@ class Followers:
         """Whether they are, given a boolean array, one entry a component."""
         return bool(frozen[list(self.components)].all())
 
-    @property
-    def size(self) -> int:
-        """Integer. The number of parameters."""
-        return sum(math.prod(v.shape) for v in self.variables)
-
 
 class ComponentList(list[Component]):
     """A list of `Component` that prints as a table."""

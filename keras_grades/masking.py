@@ -88,7 +88,7 @@ def _hold_in_a_branch(gradients, variables, frozen, share, zero):
 
     For backends that would really make the copies. In the other branch the
     gradients stand in for the copies: same shapes, and no memory, but for
-    the sparse gradients of embeddings.
+    the sparse gradients of embeddings, and those of another dtype.
     """
     any_held = ops.any(
         ops.stack(frozen) if share is None else ops.stack(share) < 1
@@ -127,7 +127,8 @@ def assign(variable, value, condition):
 
 
 def _stand_in(gradient, variable):
-    if gradient.shape == variable.shape:
+    is_alike = keras.backend.standardize_dtype(gradient.dtype) == variable.dtype
+    if is_alike and gradient.shape == variable.shape:
         return gradient
     return ops.zeros_like(variable)
 

@@ -12,6 +12,7 @@ from keras_grades import compatibility
 from keras_grades import masking
 from keras_grades import validation
 from keras_grades.actions import Anneal
+from keras_grades.actions import Settle
 from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.component import Followers
@@ -72,7 +73,10 @@ class GradESOptimizer(SavedOptimizer):
     On PyTorch the gradients are `[v.value.grad for v in variables]`, after
     `loss.backward()`, and `apply` is called under `torch.no_grad()`. On JAX
     the step is a pure function and calls
-    `optimizer.stateless_apply(optimizer_variables, gradients, variables)`.
+    `optimizer.stateless_apply(optimizer_variables, gradients, variables)`,
+    which returns new values of both. `frozen_ratio`, `frozen_at` and
+    `freeze_structurally()` read the variables: assign them those values
+    before, and take both lists anew once that has returned `True`.
 
     Args:
         inner_optimizer: The `keras.optimizers.Optimizer` to wrap.
@@ -196,8 +200,7 @@ class GradESOptimizer(SavedOptimizer):
         self.rule = self.policy.resolve(
             self.components, outlook, before.monitor
         )
-        was, now = before.criterion.deadline, self.rule.criterion.deadline
-        return (before.grace_steps, was) != (self.rule.grace_steps, now)
+        return _plan_of(before) != _plan_of(self.rule)
 
     @optimizers.no_automatic_dependency_tracking
     def build(self, variables):
@@ -215,6 +218,8 @@ class GradESOptimizer(SavedOptimizer):
         anneals = isinstance(self.rule.action, Anneal)
         if anneals:
             compatibility.check_can_anneal(self.inner_optimizer, variables)
+        elif isinstance(self.rule.action, Settle) and self.policy.cooldown:
+            compatibility.check_can_settle(self.inner_optimizer)
         compatibility.check_holds_components(groups, variables)
         super().build(variables)
         self._place = {id(v): i for i, v in enumerate(variables)}
@@ -428,6 +433,11 @@ class GradESOptimizer(SavedOptimizer):
         self.inner_optimizer.finalize_variable_values(var_list)
         for variable, value in zip(frozen, values):
             variable.assign(value)
+
+
+def _plan_of(rule):
+    """What a step has of the plan, once it is compiled."""
+    return rule.grace_steps, rule.criterion.deadline, rule.action.end
 
 
 def _bind(group, variables):

@@ -160,7 +160,8 @@ class FreezePolicy:
             patience = monitor.short_window
         deadline = self._deadline(outlook, grace_steps)
         criterion = Together(patience, grace_steps, deadline)
-        action = Settle(self.cooldown, [c.block for c in components])
+        end = None if deadline is None else outlook.end
+        action = Settle(self.cooldown, [c.block for c in components], end)
         return criterion, action
 
     def _monitor(self, outlook):

@@ -72,6 +72,8 @@ class Rule:
         if not any(tracked):
             return np.full(len(tracked), UNDEFINED, "float32"), {}
         statistic, new = self.monitor.after(self._seen(state), carry, tracked)
+        # Of weights in half precision it may be one, too.
+        statistic = ops.cast(statistic, "float32")
         return statistic, {name: new[name] for name in self.of_monitor}
 
     def _seen(self, state):

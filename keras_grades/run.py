@@ -332,10 +332,7 @@ class Run:
     def _stop_before_a_step(self, step):
         """As at the end of an epoch: not even one step is left to take."""
         self._stop(step)
-        logs = dict.fromkeys(self._model.get_metrics_result(), math.nan)
-        of_optimizer = self.optimizer.logs(self.optimizer.observed)
-        logs |= {name: float(value) for name, value in of_optimizer.items()}
-        self.installation.idle_logs = logs
+        self.installation.takes_no_step = True
 
     def _plan_next_look(self):
         grace_steps = self.optimizer.rule.grace_steps

@@ -157,6 +157,9 @@ def _noted(optimizer):
 
 def _unwrapped(optimizer):
     """The optimizer in a `GradESOptimizer`, and the freeze state of that."""
-    state = {}
+    inner, state = optimizer.inner_optimizer, {}
+    if not optimizer.built:
+        return inner, None
     optimizer.save_freeze_state(state)
-    return optimizer.inner_optimizer, state
+    # One without a step may be of another monitor.
+    return inner, state if state[checkpoint.STEP] else None

@@ -53,7 +53,6 @@ class OptimizerWrapper(TrackedAs, keras.optimizers.Optimizer):
         for hyperparameter in HYPERPARAMETERS:
             delattr(self, hyperparameter)
         self.inner_optimizer = inner_optimizer
-        self._narrowed = None
 
     @property  # type: ignore[misc]
     def __class__(self):
@@ -102,6 +101,13 @@ class OptimizerWrapper(TrackedAs, keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, learning_rate):
         self.inner_optimizer.learning_rate = learning_rate
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def set_weights(self, weights):
+        for variable, value in zip(self.variables, weights, strict=True):
+            variable.assign(value)
 
     def scale_loss(self, loss):
         return self.inner_optimizer.scale_loss(loss)

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import small
 
-import keras_grades
-from keras_grades.actions import LEAST_RATE
+from keras_grades import GradES
 from keras_grades.actions import Anneal
 from keras_grades.actions import Freeze
 from keras_grades.actions import Settle
@@ -67,23 +66,76 @@ def test_the_learning_rate_falls_for_all():
     action = Settle(3, ["a", "b"])
     assert action.share({}, 5) is None
     found = [rates(action, step, [5, 5]) for step in range(5, 11)]
-    assert found == [1, 0.75, 0.5, 0.25, *[np.float32(LEAST_RATE)] * 2]
+    assert found == [1, 0.75, 0.5, 0.25, 0, 0]
     assert rates(action, 100, [0, 0]) == 1
     halfway = Settle(0.5, ["a"])
     assert rates(halfway, 15, [10]) == pytest.approx(1 - 5 / 6)
 
 
-def test_an_optimizer_that_divides_by_the_rate_goes_on_after_the_plan():
+def test_what_converges_late_rests_by_the_end():
+    action = Settle(8, ["a", "b"], end=14)
+    assert rates(action, 11, [10, 10]) == pytest.approx(0.8)
+    assert rates(action, 15, [10, 10]) == 0
+    assert at_rest(action, [10, 10], 12) == [1, 0]
+    assert at_rest(action, [10, 10], 14) == [1, 1]
+    # Early enough, or already beyond it.
+    assert rates(action, 5, [4, 4]) == pytest.approx(8 / 9)
+    assert at_rest(action, [16, 16], 16) == [1, 1]
+
+
+class Lookahead(keras.optimizers.Optimizer):
+    """As users write one: it takes steps with another one."""
+
+    def __init__(self, inner):
+        super().__init__(learning_rate=1.0)
+        self.inner = inner
+
+    def build(self, variables):
+        super().build(variables)
+        self.inner.build(variables)
+
+    def apply(self, grads, trainable_variables=None):
+        self.inner.apply(grads, trainable_variables)
+
+
+DO_NOT_FOLLOW = {
+    "Ftrl": lambda: keras.optimizers.Ftrl(0.05),
+    "Lookahead": lambda: Lookahead(keras.optimizers.Adam(0.01)),
+}
+
+
+@pytest.mark.parametrize("name", DO_NOT_FOLLOW)
+def test_updates_that_do_not_shrink_with_the_rate(name):
     model = small.transformer(blocks=1)
-    components = keras_grades.find_components(model)
-    optimizer = keras_grades.GradESOptimizer(
-        keras.optimizers.Ftrl(0.05), components, total_steps=4, alpha=2
-    )
+    optimizer = DO_NOT_FOLLOW[name]()
     model.compile(optimizer, small.loss())
-    for batch in small.batches(*small.data(6)):
-        model.train_on_batch(*batch)
-    assert np.all(keras.ops.convert_to_numpy(optimizer.frozen_at))
-    assert all(np.isfinite(w).all() for w in model.get_weights())
+    with pytest.raises(ValueError, match=f"cooldown=0.*: {name}"):
+        small.fit(model, GradES(verbose=0))
+    assert model.optimizer is optimizer
+    grades = GradES(cooldown=0, alpha=2, verbose=0)
+    small.fit(model, grades)
+    assert [c.frozen_at for c in grades.components] == [6] * 6
+
+
+def test_adafactor_settles_from_its_own_limit():
+    """That is the square root of the steps: a rate of 1 is above it."""
+    model = small.transformer(blocks=1)
+    head = model.get_layer("head").bias
+    before = np.copy(keras.ops.convert_to_numpy(head))
+    moved = []
+
+    def note(batch, logs):
+        nonlocal before
+        now = keras.ops.convert_to_numpy(head)
+        moved.append(float(np.abs(now - before).max()))
+        before = np.copy(now)
+
+    model.compile(keras.optimizers.Adafactor(1.0), small.loss())
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    grades = GradES(cooldown=50, verbose=0)
+    small.fit(model, grades, look, batches=60)
+    assert {c.frozen_at for c in grades.components} == {60}
+    assert np.mean(moved[-5:]) < 0.2 * np.mean(moved[5:10])
 
 
 def test_blocks_settle_from_below():

@@ -176,3 +176,27 @@ def test_what_is_wrong_is_said_before_training(monitor, error, says):
 def test_it_needs_a_tau():
     with pytest.raises(ValueError, match="MeanGradient.*needs a `tau`"):
         GradES(monitor=MeanGradient())
+
+
+HALF = {
+    # The statistic has their dtype.
+    "statistic": (lambda sgd: sgd, {"monitor": MeanGradient()}),
+    # Unscaled, the gradients have another one.
+    "gradients": (keras.optimizers.LossScaleOptimizer, {}),
+}
+
+
+@pytest.mark.everywhere
+@pytest.mark.parametrize("what", HALF)
+def test_weights_in_half_precision(what):
+    wrap, arguments = HALF[what]
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        model = small.transformer(blocks=1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.compile(wrap(keras.optimizers.SGD(0.05)), small.loss())
+    assert model.trainable_variables[0].dtype == "bfloat16"
+    grades = GradES(1e30, **arguments, alpha=2, verbose=0)
+    fit(model, grades)
+    assert {c.frozen_at for c in grades.components} == {2}

@@ -189,7 +189,10 @@ def test_deadline():
     assert resolved(7).criterion.deadline == 6  # And one step to settle.
     assert resolved(3).criterion.deadline == 3
     assert resolved(300, cooldown=50).criterion.deadline == 250
-    assert resolved(300, alpha=0.9).criterion.deadline == 270
+    late = resolved(300, alpha=0.9)
+    assert late.criterion.deadline == 270
+    # It settles within the 30 steps that are left.
+    assert late.action.rest_at(np.array([270]), np).tolist() == [300]
     assert resolved(300, decays=True).criterion.deadline is None
     assert resolved(None).criterion.deadline is None
     assert resolved(300, decays=True, cooldown=500).action.cooldown == 500

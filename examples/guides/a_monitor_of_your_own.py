@@ -130,7 +130,8 @@ grades.report
 
 A monitor is a formula, and numpy knows formulas. `callback.trace` has what was
 measured at each step: compute the same from gradients that you take yourself, and
-compare. `tests/test_monitors.py` does so for every monitor of this library.
+compare. `tests/test_monitors.py` does so for one such as this, and
+`tests/test_exactness.py` and `tests/test_transfer.py` for those of this library.
 """
 
 trace = grades.trace

@@ -176,6 +176,7 @@ cannot `fit()` there. Make the optimizer in the scope, too, and start the same s
 each host, with its own index:
 
 ```python
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
 with strategy.scope():
     model = make_model()
     components = keras_grades.find_components(model)
@@ -186,6 +187,25 @@ with strategy.scope():
         steps_per_epoch=100,
     )
     optimizer.build(model.trainable_variables)
+
+
+def step(x, y):
+    with tf.GradientTape() as tape:
+        # Losses of Keras divide by the number of replicas.
+        loss = loss_fn(y, model(x, training=True))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply(gradients, model.trainable_variables)
+
+
+@tf.function
+def train_step(x, y):
+    strategy.run(step, args=(x, y))
+
+
+for x, y in strategy.experimental_distribute_dataset(dataset):
+    train_step(x, y)
+    if optimizer.frozen_ratio == 1.0:
+        break
 ```
 
 ```shell
@@ -197,7 +217,7 @@ TF_CONFIG='{"cluster": {"worker": ["host0:12345", "host1:12345"]},
 
 From Keras 3.16 on `fit()` trains one model in all processes that `torch.distributed` knows.
 Call `torch.distributed.init_process_group()` first, give each process its part of the data,
-and pass `GradES()` as always. Before 3.16, write the loop:
+and pass `GradES()` as always. Before 3.16, write the loop, after `init_process_group()`:
 
 ```python
 optimizer = keras_grades.GradESOptimizer(

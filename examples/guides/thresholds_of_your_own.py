@@ -86,7 +86,7 @@ A threshold that nothing reaches freezes nothing, but everything is measured. Th
 paper measures gradients. We measure the change of the weights in a step: Adam takes
 the scale of the gradients out, and what remains has one of its own, the learning
 rate. An average weight moves by one learning rate a step if all gradients agree, and
-by a fraction of that, a seventh or so, if they are noise; by far less once a task is
+by a fraction of that, a fifth or so, if they are noise; by far less once a task is
 solved, as here. With `norm="mean_l1"` one tau fits matrices of any size.
 """
 

@@ -5,6 +5,7 @@ from keras.src.utils.naming import to_snake_case
 
 __all__ = [
     "build_for",
+    "flags_by_layers",
     "generated_name",
     "own_variables",
     "raw_kernel",
@@ -33,6 +34,15 @@ def build_for(model, data):
             `dtype`.
     """
     model._symbolic_build(data_batch=data)
+
+
+def flags_by_layers(model):
+    """What `trainable` each weight has by its layer, as a dict by id."""
+    return {
+        id(v): layer.trainable
+        for layer in model._flatten_layers()
+        for v in layer._trainable_variables
+    }
 
 
 def own_variables(layer):

@@ -27,6 +27,7 @@ __all__ = [
     "sums_as_given",
     "uses_averages",
     "widen",
+    "wraps_another",
 ]
 
 # `SwapEMAWeights` reads the first two of the optimizer of a model, or of that
@@ -44,6 +45,12 @@ SUM = "_all_reduce_sum_gradients"
 def inner_optimizers(optimizer):
     """The optimizer, and those that a `MultiOptimizer` is made of."""
     return [optimizer, *getattr(optimizer, "optimizers", [])]
+
+
+def wraps_another(optimizer):
+    """Whether an optimizer, of another library or a user, has one in it."""
+    kind = keras.optimizers.Optimizer
+    return any(isinstance(value, kind) for value in vars(optimizer).values())
 
 
 @no_automatic_dependency_tracking
@@ -120,7 +127,13 @@ def scaled_learning_rate(optimizer, share):
 
         def read_scaled():
             rate = keras.ops.convert_to_tensor(read(inner))
-            return rate * keras.ops.cast(share, rate.dtype)
+            part = keras.ops.cast(share, rate.dtype)
+            if isinstance(inner, keras.optimizers.Adafactor):
+                # It takes the square root of the steps for a limit.
+                steps = keras.ops.cast(inner.iterations + 1, rate.dtype)
+                limit = keras.ops.minimum(rate, keras.ops.rsqrt(steps))
+                rate = keras.ops.where(part < 1, limit, rate)
+            return rate * part
 
         return read_scaled
 

@@ -3,11 +3,16 @@
 Training is cut into windows. From one window to the next the mean weights
 have gone some way; the mean gradient of the window after those says where its
 examples want them to go. The cosine between the two is positive while what
-was learned on some examples helps others, that were not yet seen, and falls
-through zero when it no longer does. Means over windows cancel the bouncing
-of a large learning rate. The cosine has no scale, and its threshold, zero, a
-meaning. All components are compared together, as one long vector of some
-entries of each: each adds its inner product to the cosine.
+was learned on some examples helps those that come next, and falls through
+zero when it no longer does. Means over windows cancel the bouncing of a large
+learning rate. The cosine has no scale, and its threshold, zero, a meaning. All
+components are compared together, by some entries of each:
+
+    c = sum_i <p_i, q_i> / sum_i |p_i| |q_i|
+
+with p_i the path of component i and q_i its pull, against the gradient. That
+is the mean of their cosines, weighted by norms; its sign is that of the inner
+product of all entries.
 
 Related: stiffness (Fort et al., 2019, arXiv 1901.09491), the evidence-based
 criterion (Mahsereci et al., 2017, arXiv 1703.09580), SASA (Lang et al., 2019,
@@ -51,7 +56,8 @@ class Transfer(Monitor):
     `"pull"` are sums, over the latest parts, of how far the weights are from
     where they began, and of the gradients; the first of each is the part that
     goes on. `"cosine"` is the mean of what it added to the cosine of all
-    together, over short and over long windows.
+    together, so that the mean over the components is that cosine, over short
+    and over long windows.
 
     Args:
         horizon: Integer, steps over which the comparison reaches.

@@ -79,8 +79,6 @@ class Rebuilds:
         self._lost = 0.0
         self._lost_at_last = 0.0
         self._saved = {"estimated": 0.0, "measured": 0.0}
-        # The most that a rebuild might have saved that was not made.
-        self._missed = 0.0
         self._step_seconds = collections.deque(maxlen=REMEMBERED)
         # What a compilation costs, and a rebuild whose compilations are made
         # beside training, once that is known; and by how much training was
@@ -196,8 +194,6 @@ class Rebuilds:
             return self._planned(ahead) == 0
         total = float("inf") if self.total_steps is None else self.total_steps
         saving = self._estimate.seconds(share, self.step_seconds)
-        if self.total_steps is not None:
-            self._missed = max(self._missed, saving * (total - step))
         return is_worth_it(
             cost=self._cost,
             saving=saving,
@@ -232,8 +228,6 @@ class Rebuilds:
             self._estimate.seconds(share, self.step_seconds)
             for share in ahead.shares
         ]
-        for step, saving in zip(ahead.steps, savings):
-            self._missed = max(self._missed, saving * (ahead.end - step))
         costs = [self._cost_in(steps) for steps in ahead.steps]
         chosen = best_rebuilds(ahead.steps, savings, ahead.end, costs)
         return ahead.steps[chosen[0]] if chosen else None
@@ -279,4 +273,4 @@ class Rebuilds:
         cost = f"a rebuild takes some {self._cost:.1f} s"
         if self.total_steps is None:
             return f"{cost}, and how many steps there will be is not known"
-        return f"{cost}, and might have saved {self._missed:.1f} s"
+        return f"{cost}, and might have saved {self._lost:.1f} s"

@@ -1,6 +1,7 @@
 """Puts GradES on a model for one `fit()`, and takes it off without a trace."""
 
 import concurrent.futures
+import math
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import keras
 
 from keras_grades.backend import backend
 from keras_grades.keras_internals import jax_state
+from keras_grades.keras_internals import layers
 from keras_grades.keras_internals import saving
 from keras_grades.rebuild.attached import Attached
 from keras_grades.train_step import COMPILED
@@ -88,9 +90,8 @@ class Installation(Attached):
         self._batches: list[Any] = []
         self._may_differ = True
         self._prepared: tuple[Made, concurrent.futures.Future] | None = None
-        # If not `None`, the next step is not taken, and these are its logs.
-        # `fit()` knows no other way to take none.
-        self.idle_logs = None
+        # Whether the next step is not taken: `fit()` cannot be told so.
+        self.takes_no_step = False
 
     @property
     def is_on(self):
@@ -174,7 +175,10 @@ class Installation(Attached):
 
     def _restore_flags(self):
         if self._restore_trainable and self._flipped:
-            self._set_flags(True)
+            # The user may have frozen layers since an interruption.
+            flags = layers.flags_by_layers(self.model)
+            for variable in self._flipped:
+                variable.trainable = flags.get(id(variable), True)
             self._renew()
 
     def _renew(self):
@@ -222,9 +226,9 @@ class Installation(Attached):
 
         def reporting_train_function(*args):
             nonlocal is_first_call
-            if self.idle_logs is not None:
-                logs, self.idle_logs = self.idle_logs, None
-                return backend.no_step(logs, *args)
+            if self.takes_no_step:
+                self.takes_no_step = False
+                return backend.no_step(self._logs_of_no_step(args), *args)
             began = self._clock() if is_first_call else None
             output = None
             try:
@@ -242,6 +246,14 @@ class Installation(Attached):
             return output
 
         return reporting_train_function
+
+    def _logs_of_no_step(self, arguments):
+        if backend.builds_late:
+            # Its metrics are not there before the first step.
+            layers.build_for(self.model, backend.batch_spec(*arguments))
+        logs = dict.fromkeys(self.model.get_metrics_result(), math.nan)
+        of_optimizer = self.optimizer.logs(self.optimizer.observed)
+        return logs | {k: float(value) for k, value in of_optimizer.items()}
 
     def _leave(self, error, arguments, output):
         """Saves the weights, and takes off, unless only the data has ended."""
@@ -264,7 +276,13 @@ class Installation(Attached):
 
     def check_flags(self, error=None):
         """Raises if something else has changed `trainable` flags."""
-        if _ids(self.model.trainable_variables) != self._made.trained:
+        frozen = {id(v) for v in self._flipped}
+        now = _ids(self.model.trainable_variables)
+        if frozen.intersection(now):
+            # They were set, and set back, for what some callback does.
+            self._set_flags(False)
+            now = _ids(self.model.trainable_variables)
+        if now != self._made.trained:
             raise ValueError(
                 "The `trainable` flags of this model, or its layers, were "
                 "changed during training by something else than GradES: the "

@@ -124,7 +124,20 @@ class Rebuilder:
             rest_at: Integer array of shape `(n,)`, the step at which each
                 component freezes, once that is known.
             stop: Integer, the step at which training ends, if it is.
+
+        Raises:
+            ValueError: If something was frozen structurally, and is not
+                frozen any more.
         """
+        if (self._structural & ~frozen).any():
+            raise ValueError(
+                "Optimizer state was loaded in the middle of `fit()`, from "
+                "before some components froze that the train step is made "
+                "without. Load it before `fit()` begins, or use "
+                "`recompile='never'`. Received: "
+                f"{np.count_nonzero(frozen)} frozen components, after "
+                f"{np.count_nonzero(self._structural)}"
+            )
         if self._coming is not None:
             if frozen[self._coming].all():
                 self._to_do = functools.partial(self._rebuild, self._coming)
@@ -199,6 +212,9 @@ class Rebuilder:
         return np.where(rest_at < NEVER, -(-rest_at // every) * every, NEVER)
 
     def _ahead(self, step, frozen, seen_at, stop):
+        if self.total_steps is not None:
+            # The plan may end before all has come to rest.
+            stop = min(stop, self.total_steps)
         # A look is read at the next one.
         last = stop - steps_between_looks(self.total_steps)
         coming = np.unique(seen_at)

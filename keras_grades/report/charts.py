@@ -27,6 +27,7 @@ from keras_grades.report.curves import ROLE_NAMES
 from keras_grades.report.grid import readable
 from keras_grades.report.grid import used_roles
 from keras_grades.report.totals import ending
+from keras_grades.report.totals import is_early
 
 # Of the heat map, in pixels: what is around the lines, and a label of a line.
 AROUND, LABEL = 170, 14
@@ -142,7 +143,7 @@ def _draw_times(chart, report):
     if grace > 0:
         style = {"color": curves.LIGHT_GREY, "level": "underlay"}
         items.append((curves.GRACE, [chart.vstrip([0], [grace], **style)]))
-    if report.stopped_step is not None:
+    if is_early(report):
         stop = chart.vspan([report.stopped_step], color=GREY, line_width=1.5)
         items.append((ending(report), [stop]))
     return items

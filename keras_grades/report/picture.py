@@ -25,6 +25,7 @@ from keras_grades.report.grid import to_grid
 from keras_grades.report.grid import to_lines
 from keras_grades.report.grid import used_roles
 from keras_grades.report.totals import ending
+from keras_grades.report.totals import is_early
 
 STILL_TRAINED = {
     "facecolor": curves.LIGHT_GREY,
@@ -83,7 +84,7 @@ def draw_statistics(axes, report):
     handles += _draw_mean(axes, curves.deciding_mean(report))
     handles += _draw_tau(axes, report.tau, by_role)
     _draw_grace(axes, report.settings.get("grace_steps") or 0, report.steps)
-    if report.stopped_step is not None:
+    if is_early(report):
         axes.axvline(report.stopped_step, color=GREY, linewidth=1.5)
         _note(axes, report.stopped_step, "right", ending(report))
     if not len(report.trace["step"]):

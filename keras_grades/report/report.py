@@ -173,8 +173,12 @@ class FreezeReport:
         """The report as text, as wide as the terminal.
 
         A cell is the step at which the component froze, `–` if it is still
-        trained, and blank where the block has no such matrix. The share of
-        work saved is that of `estimate_work_saved()`.
+        trained, and blank where the block has no such matrix. "Weight
+        gradients not needed" is the share of them, in parameters times steps,
+        that came after their components froze: the most that freezing can
+        save. Stopping saved the steps that were left, at the time that one
+        took before any rebuild; freezing, the time by which steps were
+        shorter after rebuilds, whose own time stands beside it.
 
         Returns:
             String, coloured only if the standard output is a terminal.

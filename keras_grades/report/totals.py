@@ -26,10 +26,15 @@ def headline(report):
     return f"{frozen:,} of {everything:,} components frozen, {ending(report)}"
 
 
+def is_early(report):
+    """Whether training was stopped before the end of its plan."""
+    return report.stopped_step not in (None, report.total_steps)
+
+
 def ending(report):
     """Where training was stopped, or how long it ran."""
     of = f" of {report.total_steps:,}" if report.total_steps else ""
-    if report.stopped_step is None:
+    if not is_early(report):
         return f"ran {report.steps:,}{of} steps"
     return f"stopped at step {report.stopped_step:,}{of}"
 
@@ -47,13 +52,13 @@ def _saved(report):
 
 
 def _stopped(report):
-    if report.stopped_step is None:
+    if not is_early(report):
         return f"no ({ending(report)})"
     return ending(report).removeprefix("stopped ")
 
 
 def _by_stopping(report, timing):
-    if report.stopped_step is None:
+    if not is_early(report):
         return "nothing"
     if report.total_steps is None:
         return ""
