@@ -332,7 +332,7 @@ class Run:
     def _stop_before_a_step(self, step):
         """As at the end of an epoch: not even one step is left to take."""
         self._stop(step)
-        self.installation.takes_no_step = True
+        self.installation.take_no_step()
 
     def _plan_next_look(self):
         grace_steps = self.optimizer.rule.grace_steps

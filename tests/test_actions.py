@@ -117,27 +117,6 @@ def test_updates_that_do_not_shrink_with_the_rate(name):
     assert [c.frozen_at for c in grades.components] == [6] * 6
 
 
-def test_adafactor_settles_from_its_own_limit():
-    """That is the square root of the steps: a rate of 1 is above it."""
-    model = small.transformer(blocks=1)
-    head = model.get_layer("head").bias
-    before = np.copy(keras.ops.convert_to_numpy(head))
-    moved = []
-
-    def note(batch, logs):
-        nonlocal before
-        now = keras.ops.convert_to_numpy(head)
-        moved.append(float(np.abs(now - before).max()))
-        before = np.copy(now)
-
-    model.compile(keras.optimizers.Adafactor(1.0), small.loss())
-    look = keras.callbacks.LambdaCallback(on_train_batch_end=note)
-    grades = GradES(cooldown=50, verbose=0)
-    small.fit(model, grades, look, batches=60)
-    assert {c.frozen_at for c in grades.components} == {60}
-    assert np.mean(moved[-5:]) < 0.2 * np.mean(moved[5:10])
-
-
 def test_blocks_settle_from_below():
     blocks = ["a", "a", "b", "c"]
     action = Settle(8, blocks)

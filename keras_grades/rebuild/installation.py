@@ -90,8 +90,8 @@ class Installation(Attached):
         self._batches: list[Any] = []
         self._may_differ = True
         self._prepared: tuple[Made, concurrent.futures.Future] | None = None
-        # Whether the next step is not taken: `fit()` cannot be told so.
-        self.takes_no_step = False
+        # If not `None`, the next step is not taken, and these are its logs.
+        self._idle_logs: dict[str, float] | None = None
 
     @property
     def is_on(self):
@@ -226,9 +226,13 @@ class Installation(Attached):
 
         def reporting_train_function(*args):
             nonlocal is_first_call
-            if self.takes_no_step:
-                self.takes_no_step = False
-                return backend.no_step(self._logs_of_no_step(args), *args)
+            if self._idle_logs is not None:
+                logs, self._idle_logs = self._idle_logs, None
+                if backend.builds_late:
+                    # Metrics are not there before the first step.
+                    layers.build_for(self.model, backend.batch_spec(*args))
+                    logs = self._with_metrics(logs)
+                return backend.no_step(logs, *args)
             began = self._clock() if is_first_call else None
             output = None
             try:
@@ -247,13 +251,16 @@ class Installation(Attached):
 
         return reporting_train_function
 
-    def _logs_of_no_step(self, arguments):
-        if backend.builds_late:
-            # Its metrics are not there before the first step.
-            layers.build_for(self.model, backend.batch_spec(*arguments))
-        logs = dict.fromkeys(self.model.get_metrics_result(), math.nan)
-        of_optimizer = self.optimizer.logs(self.optimizer.observed)
-        return logs | {k: float(value) for k, value in of_optimizer.items()}
+    def take_no_step(self):
+        """Leaves out the next step: `fit()` knows no other way to take none."""
+        logs = self.optimizer.logs(self.optimizer.observed)
+        logs = {name: float(value) for name, value in logs.items()}
+        self._idle_logs = (
+            logs if backend.builds_late else self._with_metrics(logs)
+        )
+
+    def _with_metrics(self, logs):
+        return dict.fromkeys(self.model.get_metrics_result(), math.nan) | logs
 
     def _leave(self, error, arguments, output):
         """Saves the weights, and takes off, unless only the data has ended."""
