@@ -62,9 +62,9 @@ SETTINGS = {
     "logically": {"tau": TAU, "alpha": ALPHA, "recompile": "never"},
     # From step 7 on; it is interrupted after step 15.
     "cooling_down": {"tau": TAU, "alpha": ALPHA, "cooldown": 12},
-    # Two freeze before the interruption, six after it.
+    # Four freeze before the interruption, two after it.
     "relative_change": {
-        "tau": 0.85,
+        "tau": 0.9335,
         "alpha": 3,
         "monitor": "relative_change",
         "recompile": 2,
