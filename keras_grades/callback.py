@@ -75,10 +75,10 @@ class GradES(keras.callbacks.Callback):
 
     Args:
         tau: Threshold: a component has converged when its statistic stays
-            below. `"auto"`, a positive float (with
-            `"transfer"` any above -1), or a dict from a regular
-            expression on component names (`re.search`, first match wins) to
-            a float; a component that no expression matches is not tracked.
+            below. `"auto"`, a positive float (with `monitor="transfer"` any
+            above -1), or a dict from a regular expression on component names
+            (`re.search`, first match wins) to a float; a component that no
+            expression matches is not tracked.
             `"auto"` needs no tuning: it stands for 0 with
             `monitor="transfer"`, and for 0.5 with
             `monitor="relative_change"`. Defaults to `"auto"`.
@@ -100,14 +100,14 @@ class GradES(keras.callbacks.Callback):
             helps the next ones: it is the cosine between where the mean
             weights have gone from one window of training to the next, and
             where the gradients of the window after that want them to go, of
-            168 entries of each component at most. When their mean over all
+            168 entries of each component at most. When the mean of all
             components, weighted by norms, was above 0 and stays below, the
-            learning rate falls to 0,
-            and blocks freeze from below; at a rate that does not decay by
-            itself, in time to be done when the plan ends. Both have no scale
-            and no norm. All others need a tau of your own. Defaults to
-            `"transfer"`; `"relative_change"` where the learning rate decays
-            by itself; `"gradient"` with a tau of your own.
+            learning rate falls to 0, and blocks freeze from below; at a rate
+            that does not decay by itself, in time to be done when the plan
+            ends. Both have no scale and no norm. All others need a tau of
+            your own. Defaults to `"transfer"`; `"relative_change"` where the
+            learning rate decays by itself; `"gradient"` with a tau of your
+            own.
         norm: Norm of a matrix. `"l1"`, the sum of absolute values,
             `"mean_l1"`, their mean, so that one tau fits matrices of every
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.

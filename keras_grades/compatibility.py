@@ -90,11 +90,12 @@ def check_can_settle(optimizer):
     ]
     if found:
         raise ValueError(
-            "At a learning rate that does not decay by itself GradES lets it "
-            "fall at the end, and not every optimizer follows: Ftrl makes "
-            "weights anew from all gradients so far, and one that wraps "
-            "another takes steps at the rate of that. Pass `cooldown=0`: then "
-            "all freezes at once. Received: " + excerpt(found)
+            "`monitor='transfer'`, the default where the learning rate does "
+            "not decay by itself, lets it fall at the end, and not every "
+            "optimizer follows: Ftrl makes weights anew from all gradients so "
+            "far, and one that wraps another takes steps at the rate of that. "
+            "Pass `cooldown=0`: then all freezes at once. Received: "
+            + excerpt(found)
         )
 
 
