@@ -6,6 +6,16 @@ import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if os.environ["KERAS_BACKEND"] == "jax":
+    # Most of the time of these tests goes into compiling. Those of exactness
+    # switch it on again.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    # Most tests compile the same small things: each once a run, also in the
+    # processes that tests start.
+    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import keras
@@ -17,15 +27,6 @@ hypothesis.settings.load_profile("unhurried")
 
 if keras.backend.backend() == "jax":
     import jax
-
-    # Most of the time of these tests goes into compiling. Those of exactness
-    # switch it on again.
-    jax.config.update("jax_disable_most_optimizations", True)
-    # Most tests compile the same small things: each once a run.
-    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
-    jax.config.update("jax_compilation_cache_dir", _compiled.name)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 elif keras.backend.backend() == "torch":
     import torch
 

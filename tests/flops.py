@@ -21,7 +21,7 @@ def of_a_step(model, frozen=(), batch_size=4):
         optimizer_variables=True,
         metrics_variables=True,
     )
-    cost = jax.jit(model.train_step).lower(state, data).compile()
+    cost = jax.jit(model.train_step).lower(state, data)
     model.optimizer = whole
     for v in flipped:
         v.trainable = True

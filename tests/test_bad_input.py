@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference
 import small
+from markers import long_on
 
 import keras_grades
 from keras_grades import GradES
@@ -203,6 +204,7 @@ def test_empty_and_one_element_kernels(norm):
     np.testing.assert_array_equal(frozen_at, [1, 1, 0])
 
 
+@long_on("jax", "tensorflow")
 def test_thousands_of_components():
     n = 3000
     variables = [keras.Variable(np.ones(2, "float32")) for _ in range(n)]

@@ -21,7 +21,7 @@ HUGE, TINY = 1e30, 1e-30
 def compiled(optimizer=None, **arguments):
     model = small.transformer()
     optimizer = optimizer or keras.optimizers.SGD(0.01)
-    model.compile(optimizer, small.loss(), metrics=["accuracy"], **arguments)
+    model.compile(optimizer, small.loss(), **arguments)
     return model
 
 
@@ -401,10 +401,16 @@ def test_selection_by_layers_and_variables():
 
 def test_untracked_components_train_on():
     model = compiled()
-    grades = GradES({"block_0_up": HUGE}, alpha=2, verbose=0)
-    history = fit(model, grades)
-    assert [c.name for c in grades.components] == ["block_0_up"]
-    assert history.history["frozen_ratio"] == [1.0]
+    tau = {"block_0_up": HUGE, "block_1_up": TINY}
+    grades = GradES(tau, alpha=2, verbose=0)
+    weights = []
+    note = small.At(2, lambda model: weights.extend(small.weights(model)))
+    fit(model, grades, note)
+    assert [c.name for c in grades.components] == list(tau)
+    assert [c.frozen_at for c in grades.components] == [2, None]
+    for variable, before in zip(model.weights, weights):
+        moved = not np.array_equal(keras.ops.convert_to_numpy(variable), before)
+        assert moved == ("block_0_up" not in variable.path)
 
 
 @pytest.mark.parametrize(

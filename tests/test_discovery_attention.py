@@ -9,6 +9,7 @@ from discovered import found_parts
 from discovered import kernel_and_bias
 from discovered import noted_parts
 from keras import layers
+from markers import marks_long_on
 from written_models import KERAS_ATTENTION
 from written_models import Block
 from written_models import FeedForward
@@ -18,6 +19,9 @@ from written_models import keras_projections
 from written_models import subclassed
 
 from keras_grades import find_components
+
+# What is found does not depend on the backend.
+pytestmark = marks_long_on("jax", "tensorflow")
 
 
 @pytest.mark.parametrize("kind", KERAS_ATTENTION)

@@ -12,8 +12,12 @@ from discovered import describe
 from keras import layers
 from keras import ops
 from keras_hub import models
+from markers import marks_long_on
 
 from keras_grades import find_components
+
+# What is found does not depend on the backend.
+pytestmark = marks_long_on("jax", "tensorflow")
 
 
 @pytest.mark.parametrize("family", BACKBONES)

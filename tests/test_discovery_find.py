@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from discovered import describe
+from markers import marks_long_on
 from small import transformer
 from written_models import Classifier
 from written_models import FlatBlock
@@ -12,6 +13,9 @@ from keras_grades import Component
 from keras_grades import find_components
 from keras_grades.component import ROLES
 from keras_grades.component import ComponentList
+
+# What is found does not depend on the backend.
+pytestmark = marks_long_on("jax", "tensorflow")
 
 
 def test_include_and_exclude():

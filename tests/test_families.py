@@ -27,7 +27,7 @@ def of_every_family(names, **marks):
     backend = keras.backend.backend()
     for name in names:
         only = "tensorflow" if name == "stable_diffusion_3" else "torch"
-        is_long = name not in SAMPLE and backend != only
+        is_long = name not in SHORT_SAMPLE and backend != only
         yield pytest.param(
             name, marks=[*marks.get(name, ()), *[pytest.mark.long] * is_long]
         )

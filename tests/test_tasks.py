@@ -349,6 +349,7 @@ def test_criteria_say_when(tasks):
     assert criteria.crossings(statistic, 0.5).tolist() == [50, np.inf]
 
 
+@long_on("jax", "tensorflow")
 def test_criteria_of_noise_and_of_a_signal(tasks):
     import criteria
 
