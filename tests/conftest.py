@@ -27,6 +27,13 @@ hypothesis.settings.load_profile("unhurried")
 
 if keras.backend.backend() == "jax":
     import jax
+elif keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # As on JAX.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
 elif keras.backend.backend() == "torch":
     import torch
 

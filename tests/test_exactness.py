@@ -36,15 +36,23 @@ PATIENCES = (0, 1, 2)
 
 @pytest.fixture(autouse=True, scope="module")
 def _optimized():
-    """Exactness is promised for what XLA really makes of a step."""
-    if keras.backend.backend() != "jax":
-        yield
-        return
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", False)
+    """Exactness is promised for what compilers really make of a step."""
+    _optimize(True)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    _optimize(False)
+
+
+def _optimize(is_on):
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", not is_on)
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options(
+            {"disable_meta_optimizer": not is_on}
+        )
 
 
 def case(optimizer, clip, monitor, norm, patience):
