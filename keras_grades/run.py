@@ -292,7 +292,7 @@ class Run:
             self._say(line, level=2, in_epoch=True)
         self._see_the_end()
         self._compare_with_plan(step, sight.batches)
-        self.rebuilder.decide(step, self.frozen, self._rest_at, self._stop_at)
+        self.rebuilder.decide(step, self.frozen, self._rest_at, self._ends_at)
         return step
 
     def _note(self, sight):
@@ -387,6 +387,13 @@ class Run:
         if self._rest_at is None:
             return None
         return int(np.sort(self._rest_at)[self._enough - 1])
+
+    @property
+    def _ends_at(self):
+        """The same, or the end of the plan, if that comes first."""
+        if self._is_open or not self.total_steps or self._stop_at is None:
+            return self._stop_at
+        return min(self._stop_at, self.total_steps)
 
     def say_where_it_ends(self):
         """Says it, and why."""

@@ -25,6 +25,7 @@ from keras_grades.rebuild.costs import work_of
 from keras_grades.rebuild.decision import HESITATION
 from keras_grades.rebuild.decision import Rebuilds
 from keras_grades.rebuild.decision import is_worth_it
+from keras_grades.rebuild.rebuilder import Rebuilder
 from keras_grades.truncation import find_followers
 
 
@@ -463,3 +464,19 @@ def test_a_run_rebuilds_when_a_block_has_settled(compiling, rebuilds):
         assert timing["why_not_rebuilt"] is None
     elif backend.compiles(model):
         assert "a rebuild takes some 1" in timing["why_not_rebuilt"]
+
+
+def test_nothing_is_planned_beyond_the_end(monkeypatch):
+    """Where what has converged would come to rest later than that."""
+    stops, decide = set(), Rebuilder.decide
+
+    def note(self, step, frozen, rest_at=None, stop=None):
+        stops.add(stop)
+        decide(self, step, frozen, rest_at, stop)
+
+    monkeypatch.setattr(Rebuilder, "decide", note)
+    model = small.transformer(blocks=1)
+    model.compile(keras.optimizers.SGD(0.01), small.loss())
+    grades = GradES(1e30, alpha=4, cooldown=100, verbose=0)
+    small.fit(model, grades, batches=12)
+    assert stops == {None, 12}

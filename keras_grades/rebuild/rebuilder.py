@@ -212,9 +212,6 @@ class Rebuilder:
         return np.where(rest_at < NEVER, -(-rest_at // every) * every, NEVER)
 
     def _ahead(self, step, frozen, seen_at, stop):
-        if self.total_steps is not None:
-            # The plan may end before all has come to rest.
-            stop = min(stop, self.total_steps)
         # A look is read at the next one.
         last = stop - steps_between_looks(self.total_steps)
         coming = np.unique(seen_at)
