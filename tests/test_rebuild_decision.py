@@ -479,4 +479,4 @@ def test_nothing_is_planned_beyond_the_end(monkeypatch):
     model.compile(keras.optimizers.SGD(0.01), small.loss())
     grades = GradES(1e30, alpha=4, cooldown=100, verbose=0)
     small.fit(model, grades, batches=12)
-    assert stops == {None, 12}
+    assert stops == {12}
