@@ -51,7 +51,7 @@ package: .venv/test.stamp
 	$(BIN)/python -m build --outdir build/dist .
 	$(BIN)/twine check --strict build/dist/*
 	$(PYTHON) -m venv build/venv
-	build/venv/bin/pip install --quiet "$$(ls build/dist/*.whl)[jax]"
+	build/venv/bin/pip install --quiet --no-compile "$$(ls build/dist/*.whl)[jax]"
 	cd build && KERAS_BACKEND=jax venv/bin/python ../tests/smoke.py
 
 notebooks: .venv/test.stamp

@@ -1,7 +1,6 @@
 """The report: numbers worked out by hand, and what ends up on the page."""
 
 import json
-import subprocess
 import sys
 
 import keras
@@ -714,20 +713,3 @@ def test_without_the_package_the_error_says_what_to_install(
     expected = rf"{method}\(\)` needs {package}.*pip install {package}"
     with pytest.raises(ImportError, match=expected):
         getattr(report(), method)(*arguments)
-
-
-def test_the_package_imports_none_of_them():
-    # Keras itself imports rich, so that is forgotten first.
-    code = """
-import sys, keras
-packages = "rich", "matplotlib", "bokeh"
-for name in list(sys.modules):
-    if name.split(".")[0] in packages:
-        del sys.modules[name]
-import keras_grades.report
-print({name.split(".")[0] for name in sys.modules} & {*packages})
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "set()"

@@ -461,15 +461,17 @@ if {without}:
 else:
     import keras_grades
 import keras
-model = keras.saving.load_model(sys.argv[1])
-optimizer = model.optimizer
-print(json.dumps([type(optimizer).__name__, int(optimizer.iterations)]))
+loaded = []
+for path in sys.argv[1:]:
+    optimizer = keras.saving.load_model(path).optimizer
+    loaded.append([type(optimizer).__name__, int(optimizer.iterations)])
+print(json.dumps(loaded))
 """
 
 
-def load_in_new_process(path, without):
+def load_in_new_process(*paths, without):
     done = subprocess.run(
-        [sys.executable, "-c", LOAD.format(without=without), path],
+        [sys.executable, "-c", LOAD.format(without=without), *paths],
         capture_output=True,
         text=True,
         check=True,
@@ -483,11 +485,10 @@ def test_files_in_a_new_process(tmp_path):
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "during.keras")
     fit(model, grades(tau=TAU, alpha=3), checkpoint, epochs=1)
     model.save(tmp_path / "after.keras")
-    after = load_in_new_process(tmp_path / "after.keras", without=True)
-    assert after == ["AdamW", BATCHES]
+    paths = tmp_path / "during.keras", tmp_path / "after.keras"
     for without in (True, False):
-        during = load_in_new_process(tmp_path / "during.keras", without)
-        assert during == ["AdamW", BATCHES]
+        loaded = load_in_new_process(*paths, without=without)
+        assert loaded == [["AdamW", BATCHES]] * 2
 
 
 def test_another_selection_is_refused(tmp_path):
