@@ -9,6 +9,8 @@ import numbers
 import numpy as np
 from keras import ops
 
+from keras_grades import compatibility
+
 # An annealing of more steps than any run has; a step can be added to it.
 ENDLESS = 2**30
 # The lowest block settles at this share of an annealing for all, the highest
@@ -21,9 +23,24 @@ class Action:
 
     Attributes:
         end: Integer, the step at which all rest at the latest, or `None`.
+        freezes_at_once: Boolean, whether a component that converges at a step
+            is frozen after it.
+        holds_others: Boolean, whether variables that are not tracked take the
+            mean of the shares of the components.
     """
 
     end: int | None = None
+    freezes_at_once = False
+    holds_others = False
+
+    def check(self, optimizer, variables):
+        """Raises if updates of an optimizer cannot be held back like that.
+
+        Args:
+            optimizer: The `keras.optimizers.Optimizer` that is wrapped.
+            variables: List of `keras.Variable`, what it trains.
+        """
+        del optimizer, variables
 
     def rate(self, state, step):
         """The share of the learning rate at which a step is taken.
@@ -81,6 +98,8 @@ class Action:
 class Freeze(Action):
     """A component is frozen at the step at which it converges."""
 
+    freezes_at_once = True
+
     def rest_at(self, converged_at, xp=ops):
         return converged_at
 
@@ -111,9 +130,10 @@ class Settle(Action):
         above = (len(order) - 1 - rank) / max(1, len(order) - 1)
         self._at_rest = (1 - (1 - FIRST_AT_REST) * above).astype("float32")
 
+    def check(self, optimizer, variables):
+        compatibility.check_can_settle(optimizer)
+
     def rate(self, state, step):
-        if self.cooldown == 0:
-            return None
         converged_at = ops.max(state["converged_at"])
         return share_left(converged_at, step, self._steps(converged_at))
 
@@ -140,8 +160,13 @@ class Anneal(Action):
             step at which a component has converged.
     """
 
+    holds_others = True
+
     def __init__(self, cooldown):
         self.cooldown = cooldown
+
+    def check(self, optimizer, variables):
+        compatibility.check_can_anneal(optimizer, variables)
 
     def share(self, state, step):
         converged_at = state["converged_at"]

@@ -186,6 +186,7 @@ class GradES(keras.callbacks.Callback):
             execution.
         stopped_step: Integer, the step at which training was stopped, or
             `None`.
+        total_steps: Integer, the planned steps, or `None` if that is unknown.
         report: `FreezeReport` of the run.
 
     Raises:

@@ -93,6 +93,19 @@ class Followers:
         return bool(frozen[list(self.components)].all())
 
 
+def frozen_variables(components, followers, frozen):
+    """The variables of frozen components, and of what follows these.
+
+    Args:
+        components: Sequence of n `Component`.
+        followers: Sequence of `Followers` of those.
+        frozen: Boolean array of shape `(n,)`.
+    """
+    groups = [c for c, is_frozen in zip(components, frozen) if is_frozen]
+    groups += [f for f in followers if f.are_frozen(frozen)]
+    return [v for group in groups for v in group.variables]
+
+
 class ComponentList(list[Component]):
     """A list of `Component` that prints as a table."""
 

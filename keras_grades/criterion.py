@@ -183,19 +183,20 @@ def decide(statistic, below, converged_at, step, tau, *, grace_steps, patience):
     are not below anything.
 
     Args:
-        statistic: Float tensor of shape `(n,)`, or `()`: one for all.
+        statistic: Float tensor of shape `(n,)`.
         below: Integer tensor of shape `(n,)`, the steps in a row on which the
             statistic was below tau.
         converged_at: Integer tensor of shape `(n,)`, 0 where it has not.
         step: Integer scalar, this step, counted from 1.
-        tau: Float tensor of shape `(n,)`.
+        tau: Float tensor of shape `(n,)`, or a float.
         grace_steps: Integer, the first step that may freeze.
         patience: Integer.
 
     Returns:
         The new `below` and `converged_at`.
     """
-    below = _in_a_row(statistic < tau, below)
+    is_below = ops.logical_and(ops.isfinite(statistic), statistic < tau)
+    below = _in_a_row(is_below, below)
     converges = ops.logical_and(below > patience, step >= grace_steps)
     converges = ops.logical_and(converges, ops.equal(converged_at, 0))
     return below, ops.where(converges, step, converged_at)

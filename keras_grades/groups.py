@@ -18,13 +18,11 @@ class Groups:
 
     def __init__(self, components, followers, with_others):
         self._n = len(components)
-        self._members = [*components, *followers]
+        groups = [*components, *followers]
         self._index = {
-            id(v): i
-            for i, group in enumerate(self._members)
-            for v in group.variables
+            id(v): i for i, group in enumerate(groups) for v in group.variables
         }
-        self._others = len(self._members) if with_others else None
+        self._others = len(groups) if with_others else None
         # Which components each of the followers waits for.
         self._waits_for = np.zeros((len(followers), self._n), bool)
         for row, group in zip(self._waits_for, followers):
@@ -82,16 +80,3 @@ class Groups:
         """One value a group to a list of one for each of some variables."""
         scalars = backend.scalars(values)
         return [scalars[self.index_of(v)] for v in variables]
-
-    def frozen_variables(self, frozen):
-        """The variables of frozen groups.
-
-        Args:
-            frozen: Boolean array, one entry a group.
-        """
-        return [
-            v
-            for group, is_frozen in zip(self._members, frozen)
-            if is_frozen
-            for v in group.variables
-        ]

@@ -46,8 +46,8 @@ def hold(gradients, variables, groups, frozen, share, zero):
         variables: List of as many `keras.Variable`.
         groups: `Groups` of the variables. Variables in none are left alone.
         frozen: Boolean tensor, whether each group is frozen.
-        share: Float tensor, the share of its update that each group takes, 0
-            for a frozen one; or `None`, if all others take all of it.
+        share: Float tensor, the share of its update that each group takes
+            unless it is frozen; or `None`, if that is all of it.
         zero: Boolean, whether the gradients of frozen ones are zeroed.
 
     Returns:

@@ -11,11 +11,10 @@ from keras_grades import checkpoint
 from keras_grades import compatibility
 from keras_grades import masking
 from keras_grades import validation
-from keras_grades.actions import Anneal
-from keras_grades.actions import Settle
 from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.component import Followers
+from keras_grades.component import frozen_variables
 from keras_grades.groups import Groups
 from keras_grades.keras_internals import optimizers
 from keras_grades.monitors import try_out
@@ -215,18 +214,15 @@ class GradESOptimizer(SavedOptimizer):
         groups = self.components + self.followers
         for group in groups:
             _bind(group, variables)
-        anneals = isinstance(self.rule.action, Anneal)
-        if anneals:
-            compatibility.check_can_anneal(self.inner_optimizer, variables)
-        elif isinstance(self.rule.action, Settle) and self.policy.cooldown:
-            compatibility.check_can_settle(self.inner_optimizer)
+        action = self.rule.action
+        action.check(self.inner_optimizer, variables)
         compatibility.check_holds_components(groups, variables)
         super().build(variables)
         self._place = {id(v): i for i, v in enumerate(variables)}
         self._groups = Groups(
             self.components,
             self.followers,
-            with_others=anneals,
+            with_others=action.holds_others,
         )
         self._create_state()
         # It may have been built before the user froze some layers.
@@ -314,19 +310,18 @@ class GradESOptimizer(SavedOptimizer):
         """The moving average of what does not move is its value."""
         averages = optimizers.averages(self.inner_optimizer, held.variables)
         if averages:
-            frozen = self._groups.spread(self._frozen_groups(), held.variables)
+            frozen = ops.convert_to_tensor(self.frozen_at) > 0
+            frozen = self._groups.spread(
+                self._groups.frozen(frozen), held.variables
+            )
             for i, average in averages:
                 value = ops.convert_to_tensor(held.variables[i])
                 masking.assign(average, value, frozen[i])
 
-    def _frozen_groups(self):
-        frozen = ops.convert_to_tensor(self.frozen_at) > 0
-        return self._groups.frozen(frozen)
-
     def _frozen_variables(self):
         # Compared on the host: there nothing is compiled for it.
-        frozen = self._groups.frozen(ops.convert_to_numpy(self.frozen_at) > 0)
-        return self._groups.frozen_variables(ops.convert_to_numpy(frozen))
+        frozen = ops.convert_to_numpy(self.frozen_at) > 0
+        return frozen_variables(self.components, self.followers, frozen)
 
     def _count_step(self, is_update):
         # True, and known only when the step has been decided: where data of

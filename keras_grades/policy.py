@@ -160,9 +160,11 @@ class FreezePolicy:
             patience = monitor.short_window
         deadline = self._deadline(outlook, grace_steps)
         criterion = Together(patience, grace_steps, deadline)
+        if not self.cooldown:
+            return criterion, Freeze()
         end = None if deadline is None else outlook.end
-        action = Settle(self.cooldown, [c.block for c in components], end)
-        return criterion, action
+        blocks = [c.block for c in components]
+        return criterion, Settle(self.cooldown, blocks, end)
 
     def _monitor(self, outlook):
         horizon = None

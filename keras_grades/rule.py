@@ -42,7 +42,10 @@ class Rule:
 
     @property
     def first_freeze(self):
-        """Integer, the first step at which anything can converge."""
+        """Integer, the first step at which anything can converge.
+
+        With a cooldown it freezes later.
+        """
         return self.criterion.first_step(self.monitor.first_step)
 
     @functools.cached_property

@@ -8,7 +8,6 @@ import numpy as np
 
 from keras_grades import messages
 from keras_grades import trace
-from keras_grades.actions import Freeze
 from keras_grades.backend import backend
 from keras_grades.criterion import NEVER
 from keras_grades.looks import Looks
@@ -149,7 +148,8 @@ class Run:
         is_as_planned = total_steps == self.total_steps and not self._is_open
         if is_as_planned and self.optimizer.is_planned_from_here:
             return
-        self.total_steps = self.rebuilder.total_steps = total_steps
+        self.total_steps = total_steps
+        self.rebuilder.plan(total_steps, self._is_open)
         # The state is that of the windows of the first plan.
         plan = self.optimizer.extend if step else self.optimizer.plan
         plan(total_steps, self._is_open)
@@ -158,7 +158,8 @@ class Run:
         if self._is_enough():
             self._stop_before_a_step(step)
         self._say_where_it_begins(step)
-        # It may be in the middle of settling.
+        # It may be in the middle of settling, up to another end than before.
+        self._rest_at = None
         self._see_the_end()
         self._plan_next_look()
 
@@ -206,7 +207,7 @@ class Run:
         self._plan, step = other._plan, self.trace.step
         remaining = self._plan.steps(epoch)
         self.total_steps = None if remaining is None else step + remaining
-        self.rebuilder.total_steps = self.total_steps
+        self.rebuilder.plan(self.total_steps, self._is_open)
         if self.optimizer.extend(self.total_steps, self._is_open):
             self._model.make_train_function(force=True)
         self._begin_at(step)
@@ -265,8 +266,7 @@ class Run:
         if deadline is not None and step >= deadline:
             return True
         is_short = self.total_steps is not None and self.total_steps < LOOKS
-        freezes_at_once = isinstance(rule.action, Freeze)
-        return self._is_enough() or (is_short and freezes_at_once)
+        return self._is_enough() or (is_short and rule.action.freezes_at_once)
 
     def look(self, output=None):
         """Looks at the state as it is now; stops `fit()` if it is time.
@@ -402,7 +402,9 @@ class Run:
         reason = rule.criterion.reason(converged_at)
         first = rule.first_freeze
         if not converged_at and step < first:
-            reason = messages.too_short(first, first == rule.grace_steps)
+            for_grace = first == rule.grace_steps
+            has_alpha = bool(self.optimizer.policy.alpha)
+            reason = messages.too_short(first, for_grace and has_alpha)
         self._say(
             messages.ending(
                 self.components,

@@ -78,7 +78,9 @@ def new_run(model, params, policy, options, clock, say):
     found, among = _optimizer_and_variables(model, path)
     # Of a model that was compiled so, or saved by version 0.1.
     is_wrapped = isinstance(found, GradESOptimizer)
-    optimizer, state = _unwrapped(found) if is_wrapped else _noted(found)
+    optimizer, state = (
+        _unwrapped(found) if is_wrapped else (found, resume.noted(found))
+    )
     plan = Plan(
         params.get("steps"),
         params.get("epochs"),
@@ -114,7 +116,7 @@ def new_run(model, params, policy, options, clock, say):
         policy=policy,
         options=options,
         rebuilds=Rebuilds(
-            options.recompile if backend.can_rebuild(model) else "never",
+            options.recompile,
             plan.steps(),
             rebuild_is_free=not backend.compiles(model),
             max_rebuilds=backend.max_rebuilds(model),
@@ -148,11 +150,6 @@ def _as_it_began(policy, optimizer, plan, step):
     schedules = optimizers.schedules_of(optimizer, step)
     outlook = Outlook(plan.steps(), plan.steps_per_epoch)
     return policy.chosen(outlook.with_rates(schedules))
-
-
-def _noted(optimizer):
-    """An optimizer, and freeze state that it was loaded with."""
-    return optimizer, resume.noted(optimizer)
 
 
 def _unwrapped(optimizer):

@@ -25,7 +25,7 @@ class State:
 
     def __init__(self, of_rule, of_monitor, components, add_variable):
         specs = {**of_rule, **of_monitor}
-        self._members = [v for c in components for v in c.variables]
+        members = [v for c in components for v in c.variables]
         self._variables = {
             name: add_variable(
                 spec.shape,
@@ -41,7 +41,7 @@ class State:
             name: {
                 # Each with a name of its own: files may go by that.
                 id(v): new_like(v, spec.initial, f"{name}_{i}")
-                for i, v in enumerate(self._members)
+                for i, v in enumerate(members)
             }
             for name, spec in specs.items()
             if spec.shape is None

@@ -125,10 +125,9 @@ def test_blocks_settle_from_below():
         assert at_rest(action, [10] * 4, 10 + since) == expected
     assert at_rest(action, [10] * 4, 13) == [0, 0, 0, 0]
     assert at_rest(action, [0] * 4, 13) == [0, 0, 0, 0]
-    # One block waits for the end; no cooldown is at once.
+    # One block waits for the end.
     assert at_rest(Settle(8, ["a"]), [10], 17) == [False]
     assert at_rest(Settle(8, ["a"]), [10], 18) == [True]
-    assert at_rest(Settle(0, blocks), [10] * 4, 10) == [1, 1, 1, 1]
 
 
 def test_actions_that_leave_the_learning_rate_alone():

@@ -5,6 +5,7 @@ import copy
 import io
 import logging
 import pickle
+import sys
 
 import keras
 import numpy as np
@@ -454,6 +455,23 @@ def test_it_logs_where_interactive_logging_is_disabled(caplog):
     finally:
         keras.config.enable_interactive_logging()
     assert any("GradES: ended" in message for message in caplog.messages)
+
+
+def test_what_stands_in_for_stdout_may_not_know_of_terminals(monkeypatch):
+    class Written(list):
+        write = list.append
+
+        def flush(self):
+            pass
+
+    model = compiled()
+    grades = GradES(HUGE, alpha=3, verbose=1)
+    written = Written()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", written)
+        fit(model, grades)
+        grades.report.summary()
+    assert "GradES: stopped at step 3" in "".join(written)
 
 
 @pytest.mark.parametrize("verbose", [1, "auto"])

@@ -18,12 +18,12 @@ def run(monkeypatch, tmp_path):
     """Runs a benchmark on the tiny model; returns the rows of its table."""
     monkeypatch.syspath_prepend(BENCHMARKS)
 
-    def rows(name, *arguments, **changes):
+    def rows(name, *arguments, models=("--models", "tiny"), **changes):
         benchmark = importlib.import_module(name)
         for attribute, value in changes.items():
             monkeypatch.setattr(benchmark, attribute, value)
         folder = f"--output={tmp_path}"
-        benchmark.main(["--models", "tiny", folder, *arguments])
+        benchmark.main([*models, folder, *arguments])
         backend = keras.backend.backend()
         written = (tmp_path / f"{name}_{backend}.json").read_text("utf-8")
         result = json.loads(written)
@@ -173,7 +173,9 @@ def test_recompile_policy(run):
 
 @pytest.mark.long
 def test_scaling(run):
-    rows = run("scaling", "--rounds=1", BLOCKS={6: 1, 12: 2}, STEPS=100)
+    rows = run(
+        "scaling", "--rounds=1", models=(), BLOCKS={6: 1, 12: 2}, STEPS=100
+    )
     assert [row["components"] for row in rows] == [6, 12]
     for row in rows:
         assert 0 < row["step us"] <= row["look us"]

@@ -70,7 +70,7 @@ def test_patience_may_begin_in_the_grace_period():
     assert freeze_steps([[0]] * 6, tau=[1], grace_steps=4, patience=3) == [4]
 
 
-@pytest.mark.parametrize("bad", [NAN, INF])
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_what_is_not_finite_is_never_below(bad):
     rows = [[bad]] * 3 + [[0.0]]
     assert freeze_steps(rows, tau=[1e30]) == [4]
@@ -210,7 +210,7 @@ def test_the_mean_is_of_what_is_measured():
     assert converge_together(rows, nothing, patience=0, grace_steps=0) == [0, 0]
 
 
-@pytest.mark.parametrize("bad", [NAN, INF])
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_a_mean_that_is_not_finite_is_not_below(bad):
     rows = [[1, 1], [bad, -5]]
     assert converge_together(rows, patience=0, grace_steps=0) == [0, 0]

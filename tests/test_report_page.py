@@ -17,9 +17,11 @@ from bokeh.document import Document
 from bokeh.models import HoverTool
 from markers import marks_long_on
 from matplotlib.image import imread
+from test_report import LITTLE_TO_SHOW
 from test_report import NAN
 from test_report import TIMING
 from test_report import component
+from test_report import little_to_show
 from test_report import report
 from test_report import together
 
@@ -30,23 +32,6 @@ from keras_grades.component import VariableSpec
 pytestmark = marks_long_on("jax", "tensorflow")
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-LITTLE_TO_SHOW = {
-    "no_steps": {
-        "statistic": np.zeros((0, 4)),
-        "steps": 0,
-        "stopped_step": None,
-    },
-    "nan": {"statistic": np.full((3, 4), NAN)},
-    "zero": {"statistic": np.zeros((3, 4))},
-    "one_step": {"statistic": np.ones((1, 4))},
-    "no_components": {"components": [], "statistic": np.zeros((3, 0))},
-    "one_frozen": {"components": [component("b/qkv", 3)]},
-    "one_trained": {"components": [component("qkv", None, block="qkv")]},
-    "unknown": {"total_steps": None, "stopped_step": None, "settings": None},
-}
-little_to_show = pytest.mark.parametrize(
-    "changes", LITTLE_TO_SHOW.values(), ids=list(LITTLE_TO_SHOW)
-)
 
 
 class Elements(html.parser.HTMLParser):

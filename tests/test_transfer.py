@@ -326,6 +326,14 @@ def test_same_as_a_plain_loop(
         np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+def test_without_a_cooldown_it_stops_at_the_step_at_which_it_converges():
+    model = compiled(OPTIMIZERS["sgd"](), blocks=1)
+    grades = GradES(monitor="transfer", horizon=36, cooldown=0, verbose=0)
+    frozen_at = fit(model, grades, 190, turns_at=80)
+    assert 80 < frozen_at[0] < 190
+    assert set(frozen_at) == {grades.stopped_step}
+
+
 def test_at_a_constant_rate_it_settles_by_the_end_of_the_plan():
     grades = GradES(monitor="transfer", verbose=0)
     frozen_at = fit(compiled(keras.optimizers.Adam(1e-5)), grades, 20, 3)
@@ -574,6 +582,35 @@ def test_more_epochs_move_the_deadline():
     assert grades.total_steps == grades.stopped_step == 120
     # A block, of one.
     assert {c.frozen_at for c in grades.components} == {96 + 24}
+
+
+def test_what_settles_rests_by_the_end_of_a_new_plan():
+    """Interrupted while it settles, without a plan; the next one is short."""
+    model = compiled(OPTIMIZERS["sgd"]())
+    grades = GradES(
+        monitor="transfer",
+        horizon=36,
+        cooldown=1.0,
+        max_frozen_ratio=0.5,
+        verbose=0,
+    )
+    x, y = small.turning(190, 80)
+
+    def interrupt(batch, logs):
+        if grades._run._converged_at.any():
+            raise KeyboardInterrupt
+
+    stop = keras.callbacks.LambdaCallback(on_train_batch_begin=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        endless = (batch for batch in small.batches(x, y))
+        model.fit(endless, epochs=2, verbose=0, callbacks=[grades, stop])
+    begins_at = grades.report.steps
+    assert not grades.report.frozen
+    x, y = small.data(40)
+    model.fit(x, y, 4, initial_epoch=1, epochs=2, verbose=0, callbacks=[grades])
+    frozen_at = [c.frozen_at for c in grades.components]
+    assert frozen_at == [grades.stopped_step] * 6 + [None] * 6
+    assert begins_at + 16 < grades.stopped_step < begins_at + 30
 
 
 def test_an_interrupted_run_keeps_its_deadline():

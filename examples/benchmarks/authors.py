@@ -63,7 +63,7 @@ def main(argv=None):
     folder = (args.output / "authors_llama").resolve()
     run(python, do="make", folder=str(folder), config=CONFIG)
     (x, y), *_ = load_letters(args.steps * BATCH)
-    x = x["token_ids"].reshape(args.steps, BATCH, -1).astype("int64")
+    x = x.reshape(args.steps, BATCH, -1).astype("int64")
     y = y.reshape(x.shape).astype("int64")
     np.savez(folder / "data.npz", x=x, y=y)
     # Below this, a half of the matrices are at two thirds of the run.

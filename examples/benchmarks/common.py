@@ -234,13 +234,20 @@ def argument_parser(description):
     return parser
 
 
-def parse_arguments(description, rounds):
-    """A parser for those that time steps of the models above."""
+def parse_arguments(description, rounds=None):
+    """A parser for those that take the models above, and time their steps."""
     parser = argument_parser(description)
     add = parser.add_argument
     add("--models", nargs="+", choices=MODELS, default=["minilm", "wide"])
-    add("--rounds", type=int, default=rounds, help="steps timed of each run")
+    if rounds is not None:
+        add_rounds(parser, rounds)
     return parser
+
+
+def add_rounds(parser, rounds):
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="how often each is timed"
+    )
 
 
 def machine():
@@ -253,11 +260,18 @@ def machine():
     return {
         "backend": backend,
         "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
+        "cores": _cores(),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **versions,
     }
+
+
+def _cores():
+    """How many of them may be used."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _cpu_model():

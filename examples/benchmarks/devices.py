@@ -53,7 +53,7 @@ class Task:
 
 
 def main(argv=None):
-    parser = common.parse_arguments(__doc__, rounds=1)
+    parser = common.parse_arguments(__doc__)
     parser.add_argument("--devices", type=int, help="to make of the CPU")
     parser.add_argument(
         "--parallel",

@@ -21,7 +21,7 @@ TARGETS = {
 
 
 def main(argv=None):
-    args = common.parse_arguments(__doc__, rounds=1).parse_args(argv)
+    args = common.parse_arguments(__doc__).parse_args(argv)
     rows = [
         measure(model, monitor) for model in args.models for monitor in TARGETS
     ]

@@ -103,6 +103,7 @@ def compare(name, task, store, seeds):
             "method": method,
             **beside_plain(runs, results["plain"]),
             "loss": sum(r["loss"] for r in runs) / len(runs),
+            "seconds": sum(r["seconds"] for r in runs) / len(runs),
         }
 
 

@@ -36,7 +36,9 @@ class Idle(keras.Model):
 
 
 def main(argv=None):
-    args = common.parse_arguments(__doc__, rounds=3).parse_args(argv)
+    parser = common.argument_parser(__doc__.split("\n")[0])
+    common.add_rounds(parser, 3)
+    args = parser.parse_args(argv)
     rows = [measure(blocks, args.rounds) for blocks in BLOCKS.values()]
     for row in rows:
         growth = row["step us"] / rows[0]["step us"]

@@ -106,7 +106,8 @@ class Store:
         self._folder = folder
 
     def of(self, name, task, **more_settings):
-        """For one task. Settings and code must be those of what is there."""
+        """For one task. What is there must be of the same settings, code and
+        machine."""
         store = Store(self._folder / re.sub(r"\W+", "_", name))
         fields = dataclasses.asdict(task)
         settings = {k: v for k, v in fields.items() if not callable(v)}
@@ -114,13 +115,14 @@ class Store:
             "auto": policy.DEFAULTS,
             "tuned": methods.TUNED,
             "code": code(),
+            "machine": common.machine(),
         }
         settings |= more_settings
         kept = store.get("settings", lambda: settings)
         if kept != settings:
             raise ValueError(
-                f"The results in {store._folder} are of other settings or "
-                "code. Remove them, or use another folder (`--output`). "
+                f"The results in {store._folder} are of other settings, code "
+                "or machine. Remove them, or use another folder (`--output`). "
                 f"There: {kept}. Here: {settings}"
             )
         return store
@@ -240,11 +242,13 @@ def summarize(task, results):
     baseline = [r["seconds"] for r in results[BASELINE]]
     for method, runs in results.items():
         seconds = np.array([r["seconds"] for r in runs])
+        loss = float(np.mean([r["loss"] for r in runs]))
         yield {
             "task": task,
             "method": method,
             **beside_plain(runs, results["plain"]),
-            "perplexity": math.exp(np.mean([r["loss"] for r in runs])),
+            "loss": loss,
+            "perplexity": math.exp(loss),
             "seconds": float(seconds.mean()),
             "times faster": float(np.mean(baseline) / seconds.mean()),
             "compilation s": float(np.mean([r["compilation"] for r in runs])),

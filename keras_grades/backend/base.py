@@ -265,16 +265,12 @@ class Backend:
         """
         del optimizer, variables
 
-    def can_rebuild(self, model):
-        """Whether the train step may be rebuilt without frozen variables."""
-        del model
-        return True
-
     def compiles(self, model):
         """Whether to rebuild the train step costs a compilation."""
         return not model.run_eagerly
 
     def max_rebuilds(self, model):
-        """How often the train step may be rebuilt in one `fit()`."""
+        """How often the train step may be rebuilt in one `fit()`, 0 if it
+        cannot be made without frozen variables."""
         del model
         return math.inf

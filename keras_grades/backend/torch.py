@@ -107,9 +107,6 @@ class TorchBackend(Backend):
                 stacklevel=2,
             )
 
-    def can_rebuild(self, model):
-        return _processes() == 1 or ddp.of(model) is not None
-
     def check_devices(self, optimizer, variables):
         _check_whole([v.value for v in variables])
 
@@ -120,10 +117,15 @@ class TorchBackend(Backend):
     def max_rebuilds(self, model):
         """How often the train step may be rebuilt in one `fit()`.
 
+        Not where the processes of a distributed training wait for gradients
+        of all that there was at first.
+
         Dynamo falls back to eager for good, with no more than a line in its
         log, when it has compiled one function too often. Each rebuild is two
         times: when gradients are no longer asked for, and when they are gone.
         """
+        if _processes() > 1 and ddp.of(model) is None:
+            return 0
         if not model.jit_compile:
             return math.inf
         limit = torch._dynamo.config.recompile_limit

@@ -177,7 +177,7 @@ class Blocks:
     def _networks(self, node, widths):
         if node in self._graphs:
             return self._graphs[node].feed_forward_roles(self._free(node))
-        return feed_forward_roles(self._free(node), widths or None)
+        return feed_forward_roles(self._free(node), widths)
 
     def _free(self, node):
         return [m for m in node.direct_matrices if m not in self._used]

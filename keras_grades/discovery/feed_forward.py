@@ -19,26 +19,25 @@ WAY_UP |= {"intermediate", "up", "wi"}
 WAY_BACK = {"back", "contract", "down", "out", "output", "wo"}
 
 
-def feed_forward_roles(matrices, widths=None):
+def feed_forward_roles(matrices, widths=()):
     """The role of each matrix that is part of a feed-forward network.
 
     Args:
         matrices: List of `Matrix` that one layer holds, in order. Those that
             mix neighbours, too, are left out.
-        widths: Set of integers, the widths that attention reads. A network
-            that starts at one of them comes first. Defaults to `None`, any.
+        widths: Set of integers, the widths that attention reads. Networks
+            that start at one of them go before all others. Defaults to `()`.
 
     Returns:
         List of lists, one a network, of pairs of `Matrix` and role.
     """
     candidates = [m for m in matrices if not m.is_convolution]
-    found = _find(candidates, lambda m: widths is None or m.width_in in widths)
-    if not found and widths is not None:
-        found = _find(candidates, lambda m: True)
+    found = _find(candidates, lambda m: m.width_in in widths)
+    found = found or _find(candidates, lambda m: True)
     return [network(*parts) for parts in found]
 
 
-def feed_forward_ids(matrices, widths=None):
+def feed_forward_ids(matrices, widths=()):
     """The ids of the matrices that are part of a feed-forward network.
 
     Args:

@@ -3,15 +3,6 @@
 import keras
 from keras.src.utils.naming import to_snake_case
 
-__all__ = [
-    "build_for",
-    "flags_by_layers",
-    "generated_name",
-    "own_variables",
-    "raw_kernel",
-    "sublayers",
-]
-
 
 def sublayers(layer):
     """The layers that a layer holds, each after the attribute that holds it.

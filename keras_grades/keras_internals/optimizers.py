@@ -6,30 +6,6 @@ from typing import NamedTuple
 import keras
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
-__all__ = [
-    "ScheduleCalls",
-    "averages",
-    "build_without_state",
-    "check_replicas",
-    "counter",
-    "gradients_reach_others",
-    "inner_gradients",
-    "inner_optimizers",
-    "is_update_step",
-    "knows",
-    "narrow",
-    "new_like",
-    "no_automatic_dependency_tracking",
-    "scaled_learning_rate",
-    "schedules_of",
-    "set_trainable",
-    "summed_already",
-    "sums_as_given",
-    "uses_averages",
-    "widen",
-    "wraps_another",
-]
-
 # `SwapEMAWeights` reads the first two of the optimizer of a model, or of that
 # in loss scaling; the last is where a `MultiOptimizer` saves those in it.
 FORWARDED = (

@@ -7,7 +7,6 @@ from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
 from keras_grades.monitors.base import flatten
 from keras_grades.monitors.norms import component_norms
-from keras_grades.monitors.norms import differences
 
 
 class Gradient(Monitor):
@@ -45,7 +44,8 @@ class GradientChange(Monitor):
         return {"previous_gradient": StateSpec(None)}
 
     def before(self, state, gradients, variables):
-        changes = differences(gradients, state["previous_gradient"])
+        pairs = zip(flatten(gradients), flatten(state["previous_gradient"]))
+        changes = (gradient - previous for gradient, previous in pairs)
         norms = component_norms(changes, variables, self.norm)
         return ops.where(state["step"] > 1, norms, UNDEFINED), gradients
 

@@ -6,7 +6,6 @@ import numpy as np
 from keras import ops
 
 from keras_grades.backend import backend
-from keras_grades.monitors.base import flatten
 from keras_grades.monitors.base import sum_by_component
 
 NORMS = ("l1", "mean_l1", "l2")
@@ -34,9 +33,3 @@ def component_norms(tensors, variables, norm):
 
 def _entries(variables):
     return sum(math.prod(v.shape) for v in variables)
-
-
-def differences(tensors, others):
-    """Yields the difference of each pair, one at a time."""
-    for tensor, other in zip(flatten(tensors), flatten(others)):
-        yield tensor - other

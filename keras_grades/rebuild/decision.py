@@ -68,17 +68,16 @@ class Rebuilds:
         self._estimate = SavingEstimate()
         self.total_steps = total_steps
         self._rebuild_is_free = rebuild_is_free
-        # Out of the train step: components, and the share of its work; and
-        # the share that the last rebuild took out.
+        # Out of the train step: components, and the share of its work that
+        # the last rebuild took out.
         self._frozen = 0
-        self._share = 0.0
         self._newest_share = 0.0
         # Components frozen only logically, and the time that they have cost:
         # in all, and when the last of them had just been seen.
         self._newly_frozen = 0
         self._lost = 0.0
         self._lost_at_last = 0.0
-        self._saved = {"estimated": 0.0, "measured": 0.0}
+        self._saved = 0.0
         self._step_seconds = collections.deque(maxlen=REMEMBERED)
         # What a compilation costs, and a rebuild whose compilations are made
         # beside training, once that is known; and by how much training was
@@ -88,6 +87,11 @@ class Rebuilds:
         self.kinds_of_batches = 1
         self._is_beside = False
         self._held_up = 0.0
+
+    @property
+    def may_rebuild(self):
+        """Boolean, whether the train step may be rebuilt once more."""
+        return self.mode != "never" and self.rebuilds_left > 0
 
     @property
     def _cost(self):
@@ -102,6 +106,11 @@ class Rebuilds:
             self._cost_beside = seconds
         else:
             self._seconds = seconds
+        of_last = self.compilations[-1]["frozen"] if self.compilations else None
+        if of_last == self._frozen:
+            # Once more, for another plan. A step takes as long as before.
+            self.compilations[0]["seconds"] += seconds
+            return
         self.compilations.append(
             {
                 "step": step,
@@ -127,17 +136,19 @@ class Rebuilds:
 
         Args:
             steps: Integer.
-            seconds: Float.
+            seconds: Float, or `None` where that is not known.
             share: Float, the share of a step's work that they did for
                 nothing: for components frozen only logically.
             is_beside: Boolean, whether something was compiled beside them.
                 Defaults to `False`.
         """
-        if is_beside and self.step_seconds is not None:
+        if is_beside and seconds and self.step_seconds is not None:
             # By how much it slows training down is a part of its cost.
             self.held_up(seconds - steps * self.step_seconds)
-        else:
+        elif seconds is not None:
             self._step_seconds.append(seconds / steps)
+        if self.step_seconds is None:
+            return
         self._lost += steps * self._estimate.seconds(share, self.step_seconds)
         if self.compilations:
             self._compare(self.compilations[-1], steps)
@@ -155,12 +166,8 @@ class Rebuilds:
                 self.step_seconds,
             )
         full = self.compilations[0]["step_seconds_after"]
-        if full is None:
-            return
-        self._saved["measured"] += (full - self.step_seconds) * steps
-        self._saved["estimated"] += steps * self._estimate.seconds(
-            self._share, full
-        )
+        if full is not None:
+            self._saved += (full - self.step_seconds) * steps
 
     @property
     def step_seconds(self):
@@ -182,7 +189,7 @@ class Rebuilds:
         if newly_frozen > self._newly_frozen:
             self._newly_frozen = newly_frozen
             self._lost_at_last = self._lost
-        if not newly_frozen or self.mode == "never" or not self.rebuilds_left:
+        if not newly_frozen or not self.may_rebuild:
             return False
         if self.mode == "always" or self._rebuild_is_free:
             return True
@@ -213,7 +220,7 @@ class Rebuilds:
             ahead: `Ahead`.
         """
         is_dearer = self._cost < self._cost_beside < math.inf
-        if self.mode == "never" or self._rebuild_is_free or is_dearer:
+        if not self.may_rebuild or self._rebuild_is_free or is_dearer:
             return None
         if self.mode == "auto":
             is_timed = self.step_seconds is not None
@@ -250,7 +257,6 @@ class Rebuilds:
         self._frozen += newly_frozen
         if self.compilations:
             self.rebuilds_left -= 1
-            self._share += share
             self._newest_share = share
         self._newly_frozen = 0
         self._lost = self._lost_at_last = 0.0
@@ -259,8 +265,7 @@ class Rebuilds:
         """What `FreezeReport` shows; savings are without the rebuilds."""
         return {
             "compilations": [dict(c) for c in self.compilations],
-            "seconds_saved_estimated": self._saved["estimated"],
-            "seconds_saved_measured": self._saved["measured"],
+            "seconds_saved_measured": self._saved,
             "why_not_rebuilt": self._why_not_rebuilt(),
         }
 
@@ -268,8 +273,15 @@ class Rebuilds:
         """Why there was no rebuild, or `None` if there was, or no need."""
         if not self._newly_frozen or len(self.compilations) != 1:
             return None
-        if self.mode != "auto":
+        is_not_enough = self.mode not in ("always", "auto") and (
+            self.mode == "never" or self._newly_frozen < self.mode
+        )
+        if is_not_enough:
             return f"recompile={self.mode!r}"
+        if not self.rebuilds_left:
+            return "the train step cannot be rebuilt here"
+        if self.mode != "auto" or self._rebuild_is_free:
+            return "training ended when they froze"
         cost = f"a rebuild takes some {self._cost:.1f} s"
         if self.total_steps is None:
             return f"{cost}, and how many steps there will be is not known"

@@ -14,7 +14,6 @@ from keras_grades.keras_internals import layers
 from keras_grades.keras_internals import saving
 from keras_grades.rebuild.attached import Attached
 from keras_grades.train_step import COMPILED
-from keras_grades.train_step import GradESMixin
 from keras_grades.train_step import optimizer_place
 from keras_grades.train_step import with_logs
 
@@ -41,7 +40,7 @@ class Made(NamedTuple):
 class Installation(Attached):
     """All that GradES changes on a model: the one way in, the one way out.
 
-    The optimizer is wrapped, `train_step` adds its log, the train function
+    The optimizer is wrapped, `train_step` adds its logs, the train function
     reports each of its calls, and `trainable` flags flip.
 
     Args:
@@ -200,10 +199,7 @@ class Installation(Attached):
         """Makes a train step by the flags of the moment, and puts it on."""
         model = self.model
         # A new function each time: compilers cache traces by function.
-        if self._path == COMPILED and isinstance(model, GradESMixin):
-            model.train_step = _another(self._train_step)
-        else:
-            model.train_step = with_logs(self._train_step, model, self._path)
+        model.train_step = with_logs(self._train_step, model, self._path)
         type(model).make_train_function(model, force=True)
         plain = model.train_function
         model.train_function = self._reporting(plain)
@@ -384,15 +380,6 @@ def unwrap(model, path):
         saving.compile_with(model, inner)
     # It may have traced the other optimizer.
     model.train_function = None
-
-
-def _another(train_step):
-    """A new function that does the same."""
-
-    def step(*arguments):
-        return train_step(*arguments)
-
-    return step
 
 
 def _set_trainable(variables, trainable):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_grades.backend import backend
+from keras_grades.component import frozen_variables
 from keras_grades.criterion import NEVER
 from keras_grades.plan import steps_between_looks
 from keras_grades.rebuild.ahead import Ahead
@@ -28,11 +29,15 @@ class Rebuilder:
         components: List of n `Component`.
         followers: List of `Followers` of those.
         clock: Function that returns the time in seconds.
+
+    Attributes:
+        total_steps: Integer, the planned steps, or `None`.
     """
 
     def __init__(
         self, installation, rebuilds, work, components, followers, clock
     ):
+        self.total_steps = rebuilds.total_steps
         self._installation = installation
         self._rebuilds = rebuilds
         self._work = work
@@ -55,17 +60,19 @@ class Rebuilder:
 
     def begin(self, frozen):
         """Before the first step: to leave out frozen ones costs nothing."""
-        if frozen.any() and self._rebuilds.mode != "never":
+        if frozen.any() and self._rebuilds.may_rebuild:
             self._to_do = functools.partial(self._rebuild, frozen)
 
-    @property
-    def total_steps(self):
-        """Integer, the planned steps, or `None`."""
-        return self._rebuilds.total_steps
+    def plan(self, total_steps, is_open):
+        """Plans for another number of steps.
 
-    @total_steps.setter
-    def total_steps(self, total_steps):
-        self._rebuilds.total_steps = total_steps
+        Args:
+            total_steps: Integer, or `None` if it is unknown.
+            is_open: Boolean, whether training goes on after those, nobody
+                knows for how long.
+        """
+        self.total_steps = total_steps
+        self._rebuilds.total_steps = None if is_open else total_steps
 
     def compiled(self, step, began, ended):
         """Tells when a first call began, and when it had ended."""
@@ -88,17 +95,18 @@ class Rebuilder:
         last_step, last_time, had_waited = self._timed
         if step <= last_step:
             return
-        if has_waited == had_waited:
-            _, share = self._pending(frozen)
-            self._rebuilds.ran(
-                step - last_step,
-                time - last_time,
-                share,
-                self._is_beside(last_time, time),
-            )
-        elif self._beside and last_time <= self._beside[0] < time:
+        is_timed = has_waited == had_waited
+        _, share = self._pending(frozen)
+        self._rebuilds.ran(
+            step - last_step,
+            time - last_time if is_timed else None,
+            share,
+            self._is_beside(last_time, time),
+        )
+        if not is_timed and self._beside:
             # Of such a time that is all that is known.
-            self._rebuilds.held_up(self._traced)
+            is_traced = last_time <= self._beside[0] < time
+            self._rebuilds.held_up(self._traced if is_traced else 0.0)
         self._timed = step, time, has_waited
 
     def _is_beside(self, began, ended):
@@ -192,9 +200,7 @@ class Rebuilder:
             )
 
     def _variables(self, frozen):
-        groups = [c for c, f in zip(self._components, frozen) if f]
-        groups += [f for f in self._followers if f.are_frozen(frozen)]
-        return [v for g in groups for v in g.variables]
+        return frozen_variables(self._components, self._followers, frozen)
 
     def timing(self):
         """Dict of what compiling took, and rebuilds have saved."""

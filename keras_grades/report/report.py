@@ -55,7 +55,7 @@ class FreezeReport:
         timing: Dict, or `None` if nothing was timed: `"compilations"`, a list
             of dicts with `"step"`, `"seconds"`, 0 where nothing is compiled,
             `"frozen"`, `"step_seconds_before"` and `"step_seconds_after"`;
-            `"seconds_saved_estimated"` and `"seconds_saved_measured"`; and
+            `"seconds_saved_measured"`, by rebuilding; and
             `"why_not_rebuilt"`, a string, or `None` if the train step was.
             Defaults to `None`.
 

@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from keras_grades.messages import is_terminal
 from keras_grades.report.grid import to_grid
 from keras_grades.report.totals import percent
 from keras_grades.report.totals import totals
@@ -19,7 +20,7 @@ def render(report):
     # In a notebook, too, this is to be text.
     console = Console(
         force_jupyter=False,
-        force_terminal=sys.stdout.isatty(),
+        force_terminal=is_terminal(sys.stdout),
         highlight=False,
         markup=False,
     )

@@ -46,7 +46,7 @@ def percent(part, whole):
 
 def _saved(report):
     text = f"up to {report.work_saved:.0%} over the steps run"
-    if report.total_steps and report.total_steps > report.steps:
+    if report.total_steps and is_early(report):
         text += f", {report.work_saved_of_schedule:.0%} over the plan"
     return text
 
