@@ -189,6 +189,8 @@ def test_time_is_taken_between_looks_of_one_kind():
     """The device may be behind where the host has not waited."""
 
     class Rebuilds:
+        total_steps = None
+
         def __init__(self):
             self.taken = []
 
@@ -210,6 +212,8 @@ def test_time_is_taken_between_looks_of_one_kind():
     rebuilder.ran(22, 203.0, True, none)
     assert rebuilds.taken == [
         (1, 10.0, "compiled"),
+        (8, None, 0.0),
         (8, 8.0, 0.0),
+        (3, None, 0.0),
         (2, 3.0, 0.0),
     ]

@@ -142,10 +142,14 @@ def test_it_goes_on_where_it_was(tasks, task, tmp_path, monkeypatch):
         store.get("auto-1", interrupted)
     found = sorted(p.name for p in tmp_path.rglob("*.*"))
     assert found == ["auto-0.json", "settings.json"]
-    with pytest.raises(ValueError, match="of other settings or code"):
+    with pytest.raises(ValueError, match="of other settings, code or machine"):
         tasks.Store(tmp_path).of("topics, LoRA", task.quick(64, 2))
     monkeypatch.setattr(tasks, "code", lambda: "other")
-    with pytest.raises(ValueError, match="of other settings or code"):
+    with pytest.raises(ValueError, match="of other settings, code or machine"):
+        tasks.Store(tmp_path).of("topics, LoRA", task)
+    monkeypatch.undo()
+    monkeypatch.setattr(tasks.common, "machine", lambda: {"cpu": "another"})
+    with pytest.raises(ValueError, match="of other settings, code or machine"):
         tasks.Store(tmp_path).of("topics, LoRA", task)
 
 
