@@ -27,16 +27,16 @@ def show(message, level, verbose, verbose_of_fit, in_epoch=False):
     if not keras.config.is_interactive_logging_enabled():
         logging.getLogger("keras_grades").info(message)
         return
-    if is_terminal(sys.stdout):
+    if is_in_terminal():
         message = textwrap.fill(message, shutil.get_terminal_size().columns)
     # The cursor is at the end of Keras's progress bar.
     is_in_bar = verbose_of_fit in (1, "auto") and in_epoch
     print(f"\n{message}" if is_in_bar else message, flush=True)
 
 
-def is_terminal(file):
-    """Whether a file is one; what stands in for `sys.stdout` may not say."""
-    return hasattr(file, "isatty") and file.isatty()
+def is_in_terminal():
+    """Whether one shows what is printed; a stand-in for it may not know."""
+    return hasattr(sys.stdout, "isatty") and sys.stdout.isatty()
 
 
 def beginning(components, monitor, rule, total_steps, horizon_is_guessed):

@@ -136,7 +136,7 @@ def test_first_step(run):
 )
 def test_in_flight(run):
     plain, *watched = run("in_flight", "--rounds=1", STEPS=220)
-    assert plain["method"] == "plain" and len(watched) == 2
+    assert plain["method"] == "plain" and len(watched) == 3
     for row in (plain, *watched):
         assert 0 <= row["low"] <= row["in flight"] <= row["high"] <= 64
         assert row["empty"] <= 1

@@ -197,7 +197,7 @@ def test_time_is_taken_between_looks_of_one_kind():
         def compiled(self, step, seconds):
             self.taken.append((step, seconds, "compiled"))
 
-        def ran(self, steps, seconds, share, is_beside):
+        def ran(self, steps, seconds, share, is_beside=False):
             assert not is_beside
             self.taken.append((steps, seconds, share))
 

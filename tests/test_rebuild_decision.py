@@ -371,9 +371,12 @@ def test_it_says_why_nothing_was_rebuilt():
         ({"mode": 4}, "recompile=4"),
         ({"mode": 3}, "training ended when they froze"),
         ({"mode": "always"}, "training ended when they froze"),
-        (
-            {"mode": "auto", "rebuild_is_free": True},
-            "training ended when they froze",
+        *(
+            (
+                {"mode": mode, "rebuild_is_free": True},
+                "training ended when they froze",
+            )
+            for mode in ("auto", 4)
         ),
         (
             {"mode": "auto", "max_rebuilds": 0},

@@ -22,7 +22,16 @@ METHODS = {
     "plain": None,
     "transfer": {"monitor": "transfer"},
     "gradient": {"tau": 1e-30, "alpha": 0},
+    "gradient, if looks waited": {"tau": 1e-30, "alpha": 0},
 }
+
+
+class Waiting(keras_grades.GradES):
+    """Waits for the device at each look."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch)
+        self._run._must_wait = lambda: True
 
 
 class Counted(keras.Model):
@@ -57,7 +66,8 @@ def measure(name, rounds):
     counts = {method: [] for method in METHODS}
     for _ in range(rounds):
         for method, arguments in METHODS.items():
-            counts[method] += run(name, arguments)[WARM_UP:]
+            kind = Waiting if "waited" in method else keras_grades.GradES
+            counts[method] += run(name, kind, arguments)[WARM_UP:]
     for method, found in counts.items():
         low, median, high = np.percentile(found, [25, 50, 75])
         yield {
@@ -70,14 +80,12 @@ def measure(name, rounds):
         }
 
 
-def run(name, arguments):
+def run(name, kind, arguments):
     plain = common.build(name)
     model = common.compile_model(Counted(plain.inputs, plain.outputs))
     callbacks = []
     if arguments is not None:
-        callbacks = [
-            keras_grades.GradES(**arguments, recompile="never", verbose=0)
-        ]
+        callbacks = [kind(**arguments, recompile="never", verbose=0)]
     x, y = zip(*(b for b, _ in zip(common.batches(), range(STEPS))))
     x = {k: np.concatenate([each[k] for each in x]) for k in x[0]}
     model.fit(

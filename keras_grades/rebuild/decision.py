@@ -106,6 +106,7 @@ class Rebuilds:
             self._cost_beside = seconds
         else:
             self._seconds = seconds
+        self._is_beside, self._held_up = False, 0.0
         of_last = self.compilations[-1]["frozen"] if self.compilations else None
         if of_last == self._frozen:
             # Once more, for another plan. A step takes as long as before.
@@ -121,7 +122,6 @@ class Rebuilds:
             }
         )
         self._step_seconds.clear()
-        self._is_beside, self._held_up = False, 0.0
 
     def compiles_beside(self):
         """Tells that the next one is compiled beside training."""
@@ -142,7 +142,7 @@ class Rebuilds:
             is_beside: Boolean, whether something was compiled beside them.
                 Defaults to `False`.
         """
-        if is_beside and seconds and self.step_seconds is not None:
+        if is_beside and self.step_seconds is not None:
             # By how much it slows training down is a part of its cost.
             self.held_up(seconds - steps * self.step_seconds)
         elif seconds is not None:
@@ -191,11 +191,9 @@ class Rebuilds:
             self._lost_at_last = self._lost
         if not newly_frozen or not self.may_rebuild:
             return False
-        if self.mode == "always" or self._rebuild_is_free:
+        if self._is_enough(newly_frozen):
             return True
-        if self.mode != "auto":
-            return newly_frozen >= self.mode
-        if self.step_seconds is None:
+        if self.mode != "auto" or self.step_seconds is None:
             return False
         if ahead is not None:
             return self._planned(ahead) == 0
@@ -208,6 +206,12 @@ class Rebuilds:
             lost=self._lost,
             lost_since_last=self._lost - self._lost_at_last,
         )
+
+    def _is_enough(self, newly_frozen):
+        """Whether to rebuild for so many, whatever that takes."""
+        if self.mode == "always" or self._rebuild_is_free:
+            return True
+        return self.mode != "auto" and newly_frozen >= self.mode
 
     def comes_in(self, ahead):
         """In how many steps to rebuild next, compiled beside training.
@@ -273,15 +277,14 @@ class Rebuilds:
         """Why there was no rebuild, or `None` if there was, or no need."""
         if not self._newly_frozen or len(self.compilations) != 1:
             return None
-        is_not_enough = self.mode not in ("always", "auto") and (
-            self.mode == "never" or self._newly_frozen < self.mode
-        )
-        if is_not_enough:
-            return f"recompile={self.mode!r}"
+        if self.mode == "never":
+            return "recompile='never'"
         if not self.rebuilds_left:
             return "the train step cannot be rebuilt here"
-        if self.mode != "auto" or self._rebuild_is_free:
+        if self._is_enough(self._newly_frozen):
             return "training ended when they froze"
+        if self.mode != "auto":
+            return f"recompile={self.mode!r}"
         cost = f"a rebuild takes some {self._cost:.1f} s"
         if self.total_steps is None:
             return f"{cost}, and how many steps there will be is not known"

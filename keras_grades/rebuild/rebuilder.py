@@ -95,18 +95,15 @@ class Rebuilder:
         last_step, last_time, had_waited = self._timed
         if step <= last_step:
             return
-        is_timed = has_waited == had_waited
-        _, share = self._pending(frozen)
-        self._rebuilds.ran(
-            step - last_step,
-            time - last_time if is_timed else None,
-            share,
-            self._is_beside(last_time, time),
-        )
-        if not is_timed and self._beside:
-            # Of such a time that is all that is known.
-            is_traced = last_time <= self._beside[0] < time
-            self._rebuilds.held_up(self._traced if is_traced else 0.0)
+        steps, (_, share) = step - last_step, self._pending(frozen)
+        if has_waited == had_waited:
+            is_beside = self._is_beside(last_time, time)
+            self._rebuilds.ran(steps, time - last_time, share, is_beside)
+        else:
+            self._rebuilds.ran(steps, None, share)
+            if self._beside and last_time <= self._beside[0] < time:
+                # Of such a time that is all that is known.
+                self._rebuilds.held_up(self._traced)
         self._timed = step, time, has_waited
 
     def _is_beside(self, began, ended):

@@ -1,12 +1,10 @@
 """`FreezeReport.summary()`: tables for a terminal. Needs rich."""
 
-import sys
-
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from keras_grades.messages import is_terminal
+from keras_grades.messages import is_in_terminal
 from keras_grades.report.grid import to_grid
 from keras_grades.report.totals import percent
 from keras_grades.report.totals import totals
@@ -20,7 +18,7 @@ def render(report):
     # In a notebook, too, this is to be text.
     console = Console(
         force_jupyter=False,
-        force_terminal=is_terminal(sys.stdout),
+        force_terminal=is_in_terminal(),
         highlight=False,
         markup=False,
     )
