@@ -101,13 +101,12 @@ class GradES(keras.callbacks.Callback):
             weights have gone from one window of training to the next, and
             where the gradients of the window after that want them to go, of
             168 entries of each component at most. When the mean of all
-            components, weighted by norms, was above 0 and stays below, the
-            learning rate falls to 0, and blocks freeze from below; at a rate
-            that does not decay by itself, in time to be done when the plan
-            ends. Both have no scale and no norm. All others need a tau of
-            your own. Defaults to `"transfer"`; `"relative_change"` where the
-            learning rate decays by itself; `"gradient"` with a tau of your
-            own.
+            components was above 0 and stays below, the learning rate falls to
+            0, and blocks freeze from below; at a rate that does not decay by
+            itself, in time to be done when the plan ends. Both have no scale
+            and no norm. All others need a tau of your own. Defaults to
+            `"transfer"`; `"relative_change"` where the learning rate decays
+            by itself; `"gradient"` with a tau of your own.
         norm: Norm of a matrix. `"l1"`, the sum of absolute values,
             `"mean_l1"`, their mean, so that one tau fits matrices of every
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.
@@ -118,9 +117,9 @@ class GradES(keras.callbacks.Callback):
         horizon: How far `monitor="transfer"` looks. An integer, a number of
             steps, or a float, a number of epochs. By default two epochs, or
             half of the planned steps, if that is less, and 500 steps where
-            neither is known; half of that where the weights have moved by
-            less than 6% of their norm, as in fine-tuning. At least 36 steps,
-            or 18. Other monitors refuse it; given alone it chooses
+            neither is known; a quarter of that where the weights have moved
+            by less than 6% of their norm, as in fine-tuning. At least some 30
+            steps. Other monitors refuse it; given alone it chooses
             `"transfer"`. Defaults to `None`.
         cooldown: Length of the annealing before a component freezes. An
             integer, a number of steps, or a float, a multiple of the step at

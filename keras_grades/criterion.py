@@ -112,10 +112,10 @@ class Threshold(Criterion):
 class Together(Threshold):
     """All components converge at one step, by the mean of their statistics.
 
-    They do when that mean was first above tau, and later below, each on
-    `patience + 1` steps in a row; at a deadline, whatever it is. What has not
-    been above yet has not learned anything: a flat start, or one that is too
-    slow to see, is not the end.
+    They do when that mean was first above tau, on `patience // 2 + 1` steps in
+    a row, and later below, on `patience + 1`; at a deadline, whatever it is.
+    What has not been above yet has not learned anything: a flat start, or one
+    that is too slow to see, is not the end.
 
     Args:
         patience: Integer.
@@ -129,7 +129,7 @@ class Together(Threshold):
         self.deadline = deadline
 
     def first_step(self, first_measured):
-        was_above_at = first_measured + self.patience
+        was_above_at = first_measured + self.patience // 2
         first = super().first_step(was_above_at + 1)
         return first if self.deadline is None else min(first, self.deadline)
 
@@ -151,7 +151,7 @@ class Together(Threshold):
         count = ops.sum(ops.cast(is_measured, "float32"))
         mean = ops.sum(margin) / ops.maximum(count, 1.0)
         above = _in_a_row(mean > 0.0, state["above"])
-        was_above = state["above"] > self.patience
+        was_above = state["above"] > self.patience // 2
         # A step on which nothing is measured does not count.
         stays = ops.equal(count, 0)
         above = ops.where(

@@ -28,7 +28,7 @@ from keras_grades.rule import Rule
 DECAYING, CONSTANT, PAPER = "relative_change", "transfer", "gradient"
 # The defaults of the other arguments depend on the monitor. Those that have no
 # scale have a tau, see examples/benchmarks/auto_tau.md. A patience of
-# `None` is one short window of the monitor.
+# `None` is a sixth of the horizon.
 DEFAULTS = {
     "transfer": {"tau": 0.0, "alpha": 0, "patience": None, "cooldown": 0.25},
     "relative_change": {"tau": 0.5, "alpha": 0, "patience": 9, "cooldown": 0},
@@ -157,7 +157,7 @@ class FreezePolicy:
         """All converge at one step, and the learning rate falls for all."""
         patience = self.patience
         if patience is None:
-            patience = monitor.short_window
+            patience = 2 * monitor.part  # A sixth of the horizon.
         deadline = self._deadline(outlook, grace_steps)
         criterion = Together(patience, grace_steps, deadline)
         if not self.cooldown:

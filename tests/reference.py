@@ -199,17 +199,17 @@ def relative_change(sizes):
 
 
 def transfer(seen, part, *, adapts):
-    """What each component adds to the cosine of all together.
-
-    That is between where weights went and where they should go next; it is
-    the mean of what is returned.
+    """The cosine between where weights went and where they should go next.
 
     Args:
         seen: List of n pairs of arrays of shape `(steps, entries)`, the
             gradients of a component and the weights that they were taken at.
         part: The steps of a part.
-        adapts: Whether windows are half as long, two parts, where most
-            components have moved little.
+        adapts: Whether windows are short where most components have moved
+            little: one part, or as many as it takes for ten steps.
+
+    Returns:
+        A list of n, the mean of the recent cosines of each component.
     """
     if len(seen[0][1]) < part:
         return [np.nan] * len(seen)
@@ -218,18 +218,18 @@ def transfer(seen, part, *, adapts):
         np.linalg.norm(w[-1] - weights[0]) / np.linalg.norm(weights[0]) >= 0.06
         for (_, w), (_, weights) in zip(parts, seen)
     ]
-    window = 4 if not adapts or 2 * sum(new) > len(new) else 2
+    short = {3: 4, 4: 3, 5: 2, 10: 1}[part] if adapts else 4
+    window = 4 if 2 * sum(new) > len(new) else short
     # Four windows' worth of comparisons are needed.
     if len(parts[0][1]) < 3 * window + 4 * window - 1:
         return [np.nan] * len(seen)
-    added = np.zeros(len(seen))
+    mean = np.zeros(len(seen))
     ends = range(3 * window, len(parts[0][1]) + 1)
     for count, end in enumerate(ends, start=1):
-        pairs = [product_and_norm(g, w, window, end) for g, w in parts]
-        products, norms = np.array(pairs).T
+        cosines = [cosine(g, w, window, end) for g, w in parts]
         rate = 1 / max(min(count, 4 * window), 0.2 * count)
-        added += rate * (products / max(norms.mean(), 1e-30) - added)
-    return added.tolist()
+        mean += rate * (np.array(cosines) - mean)
+    return mean.tolist()
 
 
 def in_parts(values, part):
@@ -238,12 +238,13 @@ def in_parts(values, part):
     return values[: n * part].reshape(n, part, -1).mean(1)
 
 
-def product_and_norm(gradients, weights, window, end):
+def cosine(gradients, weights, window, end):
     """Of where weights went, and where the last window wants them to go."""
     wanted = -gradients[end - window : end].sum(0)
     last = weights[end - 2 * window : end - window].sum(0)
     went = last - weights[end - 3 * window : end - 2 * window].sum(0)
-    return wanted @ went, np.linalg.norm(wanted) * np.linalg.norm(went)
+    norms = np.linalg.norm(wanted) * np.linalg.norm(went)
+    return wanted @ went / max(norms, 1e-30)
 
 
 def transfer_of(components, part):
@@ -471,7 +472,7 @@ def train_until_settled(
             trace.append(transfer_of(components, part))
         if not converged_at:
             mean = np.mean(trace[-1])
-            if above <= patience:
+            if above <= patience // 2:
                 above = above + 1 if mean > 0 else 0  # NaN is not.
             else:
                 below = below + 1 if mean < 0 else 0

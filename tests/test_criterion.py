@@ -178,16 +178,16 @@ def test_steps_without_a_measurement_do_not_count():
 def test_together_is_first_above_then_below(values, patience):
     """Against the windows of the whole history."""
 
-    def ends_of_runs(is_so):
-        """The steps up to which it was so, `patience + 1` in a row."""
+    def ends_of_runs(is_so, length):
+        """The steps up to which it was so, so many in a row."""
         return [
             t
-            for t in range(patience + 1, len(values) + 1)
-            if all(is_so(v) for v in values[t - patience - 1 : t])
+            for t in range(length, len(values) + 1)
+            if all(is_so(v) for v in values[t - length : t])
         ]
 
-    above = ends_of_runs(lambda v: v > 0)
-    below = ends_of_runs(lambda v: v < 0)
+    above = ends_of_runs(lambda v: v > 0, patience // 2 + 1)
+    below = ends_of_runs(lambda v: v < 0, patience + 1)
     # The two cannot overlap.
     expected = next((t for t in below if above and t > above[0]), 0)
     rows = [[value, value] for value in values]

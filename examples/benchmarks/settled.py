@@ -86,7 +86,7 @@ def first_below(steps, values, patience):
     """The step at which values, once above zero, are below for long enough."""
     above = below = 0
     for step, value in zip(steps, values):
-        if above <= patience:
+        if above <= patience // 2:
             above = above + 1 if 0 < value < np.inf else 0
             continue
         below = below + 1 if value < 0 else 0

@@ -5,19 +5,21 @@ have gone some way; the mean gradient of the window after those says where its
 examples want them to go. The cosine between the two is positive while what
 was learned on some examples helps those that come next, and falls through
 zero when it no longer does. Means over windows cancel the bouncing of a large
-learning rate. The cosine has no scale, and its threshold, zero, a meaning. All
-components are compared together, by some entries of each:
+learning rate. The cosine has no scale, and its threshold, zero, a meaning. It
+is taken of each component, by some of its entries:
 
-    c = sum_i <p_i, q_i> / sum_i |p_i| |q_i|
+    c_i = <p_i, q_i> / |p_i| |q_i|
 
-with p_i the path of component i and q_i its pull, against the gradient. That
-is the mean of their cosines, weighted by norms; its sign is that of the inner
-product of all entries.
+with p_i the path of component i and q_i its pull, against the gradient. The
+mean of all decides. It is not weighted: a few components have most of the norm
+of the gradients, and their noise would be that of the mean.
 
 Related: stiffness (Fort et al., 2019, arXiv 1901.09491), the evidence-based
 criterion (Mahsereci et al., 2017, arXiv 1703.09580), SASA (Lang et al., 2019,
 arXiv 1909.09731).
 """
+
+import math
 
 import numpy as np
 from keras import ops
@@ -30,18 +32,13 @@ from keras_grades.monitors.sample import samples
 
 # The horizon has this many parts. Fewer steps in one than these are noise.
 PARTS, LEAST_PART = 12, 3
-# A window has two parts, or four: a column of the state for each. Three
-# windows compare over half of the horizon, or all of it.
-SHORT, LONG = 2, 4
-# So many parts are needed for a first comparison.
-NEEDED = np.array([3 * SHORT, 3 * LONG], "int32")
+# A long window has four parts: three of them reach over the horizon. A short
+# one has one part, or as many as it takes for so many steps.
+LONG, LEAST_WINDOW = 4, 10
 # Recent comparisons count: four windows' worth, or this share of all, if that
 # is more. A mean with such weights is as old, on average, as a plain mean over
 # the last third of the run.
-RECENT = np.array([4 * SHORT, 4 * LONG], "int32")
 RECENT_SHARE = 0.2
-# A mean of fewer is noise. So many parts are needed before anything is known.
-KNOWN = NEEDED + RECENT - 1
 # Weights that have moved by less than this share of their norm are being
 # fine-tuned: they move by one or two per cent before nothing more transfers,
 # those of a model that begins at random by some twenty.
@@ -55,22 +52,27 @@ class Transfer(Monitor):
     Its state has one entry a component. `"seen"` counts steps. `"path"` and
     `"pull"` are sums, over the latest parts, of how far the weights are from
     where they began, and of the gradients; the first of each is the part that
-    goes on. `"cosine"` is the mean of what it added to the cosine of all
-    together, so that the mean over the components is that cosine, over short
-    and over long windows.
+    goes on. `"cosine"` is the mean of its recent cosines, over short and over
+    long windows.
 
     Args:
         horizon: Integer, steps over which the comparison reaches.
-        adapts: Boolean, whether components that have moved little are
-            compared over half of it. Defaults to `False`.
+        adapts: Boolean, whether a model that has moved little is compared
+            over a quarter of it. Defaults to `False`.
     """
 
     def __init__(self, horizon, adapts=False):
         self.horizon = horizon
-        self.part = max(LEAST_PART, horizon // PARTS)
-        self.short_window = SHORT * self.part
+        self.part = max(LEAST_PART, round(horizon / PARTS))
         self.adapts = adapts
-        self.first_step = self.part * int(KNOWN[0 if adapts else 1])
+        short = min(LONG, math.ceil(LEAST_WINDOW / self.part))
+        # In parts, a column of the cosines for each.
+        self.windows = np.array([short, LONG], "int32")
+        # So many are needed for a first comparison, and so many comparisons
+        # before anything is known: a mean of fewer is noise.
+        self._needed, self._recent = 3 * self.windows, 4 * self.windows
+        self._known = self.part * (self._needed + self._recent - 1)
+        self.first_step = int(self._known[0 if adapts else 1])
 
     def init(self, components):
         n = len(components)
@@ -101,13 +103,17 @@ class Transfer(Monitor):
         pull = _added(state["pull"], gradients)
         ends = seen % self.part == 0
         # Not a minus: PyTorch leaves that to numpy, which knows no device.
-        counts = ops.subtract(seen[:, None] // self.part + 1, NEEDED)
+        counts = ops.subtract(seen[:, None] // self.part + 1, self._needed)
         is_new = ops.logical_and(ends[:, None], counts > 0)
         # What takes no part in this step is not compared with.
         takes_part = ops.any(ops.not_equal(gradients, 0), axis=1, keepdims=True)
         is_new = ops.logical_and(is_new, takes_part)
-        added = added_to_cosine(*compare(path, pull), is_new)
-        cosine = _mean(state["cosine"], added, counts)
+        cosine = _mean(
+            state["cosine"],
+            cosines(path, pull, self.windows),
+            counts,
+            self._recent,
+        )
         new = {
             "seen": seen,
             "start": start,
@@ -121,7 +127,7 @@ class Transfer(Monitor):
         return self._statistic(new), new
 
     def _statistic(self, state):
-        is_known = ops.greater_equal(state["seen"][:, None], self.part * KNOWN)
+        is_known = ops.greater_equal(state["seen"][:, None], self._known)
         known = ops.where(is_known, state["cosine"], UNDEFINED)
         if not self.adapts:
             return known[:, 1]
@@ -140,45 +146,27 @@ def _is_lora(component):
     return any("lora_kernel" in v.path for v in component.variables)
 
 
-def compare(path, pull):
+def cosines(path, pull, windows):
     """Compares where weights went with where the next window wants them.
 
     Args:
         path: Float tensor of shape `(n, 12, entries)`, sums of the weights
             over the latest parts, the latest first.
         pull: Float tensor of shape `(n, 4, entries)`, that of gradients.
+        windows: Two integers, how many parts a window has.
 
     Returns:
-        Inner products and products of norms, of shape `(n, 2)`: for short
-        windows, and for long ones. Their ratio is the cosine.
+        Float tensor of shape `(n, 2)`, a cosine for each of `windows`.
     """
     went, wanted = [], []
-    for w in (SHORT, LONG):
+    for w in windows:
         # The newest window of weights is that of the gradients.
         later, earlier = path[:, w : 2 * w], path[:, 2 * w : 3 * w]
         went.append(ops.sum(later, axis=1) - ops.sum(earlier, axis=1))
         wanted.append(-ops.sum(pull[:, :w], axis=1))
     went, wanted = ops.stack(went, axis=1), ops.stack(wanted, axis=1)
-    return ops.sum(went * wanted, axis=-1), _norm(went) * _norm(wanted)
-
-
-def added_to_cosine(products, norms, is_new):
-    """What each component adds to the cosine of all of them together.
-
-    That is the sum of products by the sum of norms; it is the mean of these.
-
-    Args:
-        products, norms: Float tensors of shape `(n, 2)`.
-        is_new: Boolean tensor of shape `(n, 2)`, which of them to compare.
-
-    Returns:
-        Float tensor of shape `(n, 2)`.
-    """
-    counts = ops.cast(is_new, "float32")
-    mean = ops.sum(norms * counts, axis=0) / ops.maximum(
-        ops.sum(counts, axis=0), 1.0
-    )
-    return products / ops.maximum(mean, TINY)
+    norms = ops.maximum(_norm(went) * _norm(wanted), TINY)
+    return ops.sum(went * wanted, axis=-1) / norms
 
 
 def _norm(tensor):
@@ -199,11 +187,11 @@ def _shifted(parts):
     )
 
 
-def _mean(mean, value, counts):
+def _mean(mean, value, counts, recent):
     """A mean in which recent values count."""
     counts = ops.cast(ops.maximum(counts, 1), "float32")
-    recent = RECENT.astype("float32")
-    last = ops.maximum(ops.minimum(counts, recent), RECENT_SHARE * counts)
+    last = ops.minimum(counts, recent.astype("float32"))
+    last = ops.maximum(last, RECENT_SHARE * counts)
     return mean + (value - mean) / last
 
 
