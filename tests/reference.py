@@ -206,7 +206,7 @@ def transfer(seen, part, *, adapts):
             gradients of a component and the weights that they were taken at.
         part: The steps of a part.
         adapts: Whether windows are short where most components have moved
-            little: one part, or as many as it takes for ten steps.
+            little: one part, or two of less than five steps.
 
     Returns:
         A list of n, the mean of the recent cosines of each component.
@@ -218,7 +218,7 @@ def transfer(seen, part, *, adapts):
         np.linalg.norm(w[-1] - weights[0]) / np.linalg.norm(weights[0]) >= 0.06
         for (_, w), (_, weights) in zip(parts, seen)
     ]
-    short = {3: 4, 4: 3, 5: 2, 10: 1}[part] if adapts else 4
+    short = (2 if part < 5 else 1) if adapts else 4
     window = 4 if 2 * sum(new) > len(new) else short
     # Four windows' worth of comparisons are needed.
     if len(parts[0][1]) < 3 * window + 4 * window - 1:

@@ -138,7 +138,7 @@ it, go on with it, or fine-tune it on something else.
 
 - `GradES()` is all you need, at a constant learning rate and with a schedule.
 - Plan generously, six epochs or more: `epochs` is a limit, not a duty, and nothing is judged
-  in the first two and a half. From scratch that takes twice as long: plan ten or more.
+  in the first one and a half. From scratch that takes three times as long: plan ten or more.
 - Plan all epochs in one call of `fit()`, so that GradES knows where it ends.
 - No validation data is needed, so all of yours can be trained on.
 """

@@ -122,7 +122,7 @@ print(f"loss a byte on held-out articles: {before:.3f} -> {after:.3f}")
 
 """
 B begins at zero, so a pair has gone far in no time, by its own measure. GradES
-therefore takes every pair as fine-tuned, and compares over one epoch. In this run what
+therefore takes every pair as fine-tuned, and compares over half an epoch. In this run what
 was learned helped to the end: all settled by the plan, and no time was saved. That is
 as it should be: `epochs` was too small.
 """

@@ -34,7 +34,7 @@ from keras_grades.monitors.sample import samples
 PARTS, LEAST_PART = 12, 3
 # A long window has four parts: three of them reach over the horizon. A short
 # one has one part, or as many as it takes for so many steps.
-LONG, LEAST_WINDOW = 4, 10
+LONG, LEAST_WINDOW = 4, 5
 # Recent comparisons count: four windows' worth, or this share of all, if that
 # is more. A mean with such weights is as old, on average, as a plain mean over
 # the last third of the run.
@@ -65,7 +65,7 @@ class Transfer(Monitor):
         self.horizon = horizon
         self.part = max(LEAST_PART, round(horizon / PARTS))
         self.adapts = adapts
-        short = min(LONG, math.ceil(LEAST_WINDOW / self.part))
+        short = math.ceil(LEAST_WINDOW / self.part)
         # In parts, a column of the cosines for each.
         self.windows = np.array([short, LONG], "int32")
         # So many are needed for a first comparison, and so many comparisons
