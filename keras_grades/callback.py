@@ -118,7 +118,7 @@ class GradES(keras.callbacks.Callback):
             steps, or a float, a number of epochs. By default two epochs, or
             half of the planned steps, if that is less, and 500 steps where
             neither is known; a quarter of that where the weights have moved
-            by less than 6% of their norm, as in fine-tuning. At least 36
+            by less than 3% of their norm, as in fine-tuning. At least 36
             steps, or 18. Other monitors refuse it; given alone it chooses
             `"transfer"`. Defaults to `None`.
         cooldown: Length of the annealing before a component freezes. An

@@ -215,7 +215,7 @@ def transfer(seen, part, *, adapts):
         return [np.nan] * len(seen)
     parts = [[in_parts(a, part) for a in pair] for pair in seen]
     new = [
-        np.linalg.norm(w[-1] - weights[0]) / np.linalg.norm(weights[0]) >= 0.06
+        np.linalg.norm(w[-1] - weights[0]) / np.linalg.norm(weights[0]) >= 0.03
         for (_, w), (_, weights) in zip(parts, seen)
     ]
     short = (2 if part < 5 else 1) if adapts else 4

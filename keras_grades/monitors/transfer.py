@@ -41,8 +41,8 @@ LONG, LEAST_WINDOW = 4, 5
 RECENT_SHARE = 0.2
 # Weights that have moved by less than this share of their norm are being
 # fine-tuned: they move by one or two per cent before nothing more transfers,
-# those of a model that begins at random by some twenty.
-LITTLE = 0.06
+# those of a model that begins at random by some twenty, by four at a low rate.
+LITTLE = 0.03
 TINY = 1e-30
 
 
