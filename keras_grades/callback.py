@@ -68,8 +68,8 @@ class GradES(keras.callbacks.Callback):
     as an integer. Once training
     was stopped, later calls take no step. A new instance, a model that was
     compiled again, `initial_epoch=0`, and a call after one that settled by
-    its plan, as the first may at a constant learning rate, begin anew. Once
-    a loop of one epoch each is known for one, the plan is no deadline.
+    its plan, as the first may at a constant learning rate, begin anew. From
+    the second call of such a loop on, the end of a call is no deadline.
     If it begins at a later epoch without any state, the planned steps are
     those that remain.
 
@@ -84,7 +84,7 @@ class GradES(keras.callbacks.Callback):
             `monitor="relative_change"`. Defaults to `"auto"`.
         alpha: Grace period, in which nothing freezes. A float in [0, 1), a
             share of the planned steps, or an integer, a number of steps.
-            Defaults to `0`; `0.5` with a monitor of the paper, or your own.
+            Defaults to `0`; `0.5` with monitors that need a tau of your own.
         monitor: What is measured, by name or of your own. `"gradient"`,
             `"gradient_change"`, `"weight_change"`, `"relative_change"`,
             `"transfer"`, or an instance of your own subclass of
@@ -112,15 +112,17 @@ class GradES(keras.callbacks.Callback):
             size, or `"l2"`, the Frobenius norm. Defaults to `"l1"`.
         patience: Integer, for how many further steps in a row, after the
             first, the statistic must be below `tau`. Defaults to `9`; a sixth
-            of the horizon with `monitor="transfer"`; `0` with a monitor of
-            the paper, or your own.
+            of the horizon, before it is quartered, with
+            `monitor="transfer"`; `0` with monitors that need a tau of
+            your own.
         horizon: How far `monitor="transfer"` looks. An integer, a number of
             steps, or a float, a number of epochs. By default two epochs, or
             half of the planned steps, if that is less, and 500 steps where
             neither is known; a quarter of that where the weights have moved
             by less than 3% of their norm, as in fine-tuning. At least 36
-            steps, or 18. Other monitors refuse it; given alone it chooses
-            `"transfer"`. Defaults to `None`.
+            steps, or 15 there. One of your own is not quartered: `2.0` is
+            two epochs, `2` two steps. Other monitors refuse it; given alone
+            it chooses `"transfer"`. Defaults to `None`.
         cooldown: Length of the annealing before a component freezes. An
             integer, a number of steps, or a float, a multiple of the step at
             which it has converged. From there on its updates are scaled by a
@@ -131,8 +133,8 @@ class GradES(keras.callbacks.Callback):
             float8. With 0 a component freezes at once. With
             `monitor="transfer"` the learning rate falls instead, which copies
             nothing, and is refused only where the updates would not shrink
-            with it: with Ftrl, and optimizers that wrap another one. Defaults
-            to `0`; `0.25` with `monitor="transfer"`.
+            with it: with Ftrl, ScheduleFreeAdamW, and optimizers that wrap
+            another one. Defaults to `0`; `0.25` with `monitor="transfer"`.
         components: Components to track. `None` for all that
             `find_components` finds, a regular expression on names, a list of
             layers or variables, or a function `Component -> bool`. Defaults
@@ -165,7 +167,8 @@ class GradES(keras.callbacks.Callback):
             tied to the output train on: freeze them yourself, or nothing is
             gained, as a warning says. Defaults to `False`.
         restore_trainable: Boolean, whether the `trainable` flags are set back
-            at the end. If not, compile the model again before you train on.
+            at the end. If not, those of all that is frozen are `False`:
+            compile the model again before you train on.
             Defaults to `True`.
         verbose: How much to print. `0` is silent, `1` prints a line at the
             start, one at the end, and one where all that is left is to

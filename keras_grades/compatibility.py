@@ -5,6 +5,9 @@ import keras
 from keras_grades.keras_internals import optimizers
 from keras_grades.validation import excerpt
 
+# Their updates do not shrink as the learning rate falls.
+DO_NOT_FOLLOW = (keras.optimizers.Ftrl, keras.optimizers.ScheduleFreeAdamW)
+
 
 def check_inner_optimizer(optimizer):
     """Raises if an optimizer cannot be wrapped."""
@@ -85,15 +88,15 @@ def check_can_settle(optimizer):
     found = [
         type(each).__name__
         for each in optimizers.inner_optimizers(optimizer)
-        if isinstance(each, keras.optimizers.Ftrl)
-        or optimizers.wraps_another(each)
+        if isinstance(each, DO_NOT_FOLLOW) or optimizers.wraps_another(each)
     ]
     if found:
         raise ValueError(
             "`monitor='transfer'`, the default where the learning rate does "
             "not decay by itself, lets it fall at the end, and not every "
             "optimizer follows: Ftrl makes weights anew from all gradients so "
-            "far, and one that wraps another takes steps at the rate of that. "
+            "far, ScheduleFreeAdamW from their mean so far, and one that wraps "
+            "another takes steps at the rate of that. "
             "Pass `cooldown=0`: then all freezes at once. Received: "
             + excerpt(found)
         )

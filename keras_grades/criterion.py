@@ -45,7 +45,7 @@ class Criterion:
             return ""
         return (
             "None has converged: no statistic stayed below tau. Train longer, "
-            "or use a larger tau."
+            "or use a larger tau, with the monitor named beside it."
         )
 
     def init(self, n: int) -> dict[str, StateSpec]:

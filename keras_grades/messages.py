@@ -142,11 +142,21 @@ def too_short(first, for_grace):
     return f"Nothing could freeze before step {first}. Train longer{other}."
 
 
-def few_updates(updates, batches):
+def unplanned(updates, batches):
     """A warning: the plan counts batches."""
-    return (
+    seen = (
         f"GradES has seen {updates} updates of its optimizer in {batches} "
-        "batches. If `train_step` uses optimizers of its own, name the one to "
+        "batches. "
+    )
+    if updates > batches:
+        return seen + (
+            "The plan counts one a batch, so what goes by it, as the end, "
+            "comes too early. Choose a monitor that needs no plan, with a tau "
+            'of your own: `GradES(tau=..., monitor="gradient")`, and `alpha` '
+            "as an integer, a number of updates."
+        )
+    return seen + (
+        "If `train_step` uses optimizers of its own, name the one to "
         "watch: `GradES(optimizer='generator_optimizer')`. If it accumulates "
         "gradients by hand, the plan counts too many steps: "
         "pass `alpha` as an integer, a number of updates, or use "

@@ -17,8 +17,8 @@ from keras_grades.component import Followers
 from keras_grades.component import frozen_variables
 from keras_grades.groups import Groups
 from keras_grades.keras_internals import optimizers
-from keras_grades.monitors import try_out
 from keras_grades.monitors.sample import has_gradient
+from keras_grades.monitors.trial import try_out
 from keras_grades.outlook import Outlook
 from keras_grades.policy import FreezePolicy
 from keras_grades.saved import SavedOptimizer
@@ -318,7 +318,8 @@ class GradESOptimizer(SavedOptimizer):
                 value = ops.convert_to_tensor(held.variables[i])
                 masking.assign(average, value, frozen[i])
 
-    def _frozen_variables(self):
+    def frozen_variables(self):
+        """What is frozen by now, structurally or only logically."""
         # Compared on the host: there nothing is compiled for it.
         frozen = ops.convert_to_numpy(self.frozen_at) > 0
         return frozen_variables(self.components, self.followers, frozen)
@@ -412,7 +413,7 @@ class GradESOptimizer(SavedOptimizer):
         Returns:
             Boolean, whether anything was set.
         """
-        frozen = self._frozen_variables()
+        frozen = self.frozen_variables()
         newly_frozen = [v for v in frozen if v.trainable]
         for variable in newly_frozen:
             variable.trainable = False
@@ -422,7 +423,7 @@ class GradESOptimizer(SavedOptimizer):
 
     def finalize_variable_values(self, var_list):
         """Overwrites weights with their averages, but none that is frozen."""
-        frozen = self._frozen_variables()
+        frozen = self.frozen_variables()
         # Not on the host, which may not have all of them.
         values = backend.snapshot(frozen)
         self.inner_optimizer.finalize_variable_values(var_list)

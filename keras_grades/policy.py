@@ -20,6 +20,7 @@ from keras_grades.criterion import Criterion
 from keras_grades.criterion import Threshold
 from keras_grades.criterion import Together
 from keras_grades.monitors import Monitor
+from keras_grades.monitors.norms import NORMS
 from keras_grades.outlook import Outlook
 from keras_grades.rule import Rule
 
@@ -81,7 +82,7 @@ class FreezePolicy:
         lowest = -1 if self._is_by_transfer else 0  # A cosine; a norm.
         validation.check_tau(self.tau, above=lowest)
         validation.check_alpha(self.alpha)
-        validation.check_choice("norm", self.norm, monitors.NORMS)
+        validation.check_choice("norm", self.norm, NORMS)
         if self.patience is not None:
             validation.check_integer("patience", self.patience, at_least=0)
         if self.horizon is not None and not self._is_by_transfer:

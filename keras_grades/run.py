@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_grades import messages
 from keras_grades import trace
+from keras_grades import validation
 from keras_grades.backend import backend
 from keras_grades.criterion import NEVER
 from keras_grades.looks import Looks
@@ -179,6 +180,8 @@ class Run:
         ):
             return False
         self.catch_up()
+        if self.stopped_step is None and self._plan == other._plan:
+            return True  # It was interrupted, and the end is the same.
         deadline = self.optimizer.rule.criterion.deadline
         # What settled because its plan ended learns on in the next one.
         return deadline is None or self._converged_at.max() < deadline
@@ -303,13 +306,22 @@ class Run:
         return state, self._note_frozen(state["frozen_at"])
 
     def _compare_with_plan(self, step, batches):
-        """Warns, once, of far fewer updates than batches stand for."""
+        """Warns, once, of other updates than batches stand for."""
         planned = batches // self._plan.batches_per_step
         updates = step - self._first_step
-        if self._has_warned or planned < FEW or updates > planned // 2:
+        if self._has_warned or planned < FEW:
+            return
+        are_too_many = updates >= 2 * planned and self._goes_by_plan
+        if updates > planned // 2 and not are_too_many:
             return
         self._has_warned = True
-        warnings.warn(messages.few_updates(updates, batches), stacklevel=2)
+        warnings.warn(messages.unplanned(updates, batches), stacklevel=2)
+
+    @property
+    def _goes_by_plan(self):
+        has_deadline = self.optimizer.rule.criterion.deadline is not None
+        alpha = self.optimizer.policy.alpha
+        return has_deadline or not validation.is_integer(alpha)
 
     def _note_frozen(self, frozen_at):
         """Notes freeze steps; returns the newly frozen components."""

@@ -100,6 +100,7 @@ class Lookahead(keras.optimizers.Optimizer):
 
 DO_NOT_FOLLOW = {
     "Ftrl": lambda: keras.optimizers.Ftrl(0.05),
+    "ScheduleFreeAdamW": lambda: keras.optimizers.ScheduleFreeAdamW(0.01),
     "Lookahead": lambda: Lookahead(keras.optimizers.Adam(0.01)),
 }
 

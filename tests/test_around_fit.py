@@ -5,6 +5,7 @@ import copy
 import io
 import logging
 import pickle
+import re
 import sys
 
 import keras
@@ -532,6 +533,32 @@ def test_an_optimizer_that_is_not_used():
     assert len(said) == 1
 
 
+class Critic(keras.Model):
+    """Makes several updates of the same optimizer a batch."""
+
+    def train_step(self, data):
+        for _ in range(3):
+            logs = super().train_step(data)
+        return logs
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="A step is one update there."
+)
+def test_several_updates_a_batch(recwarn):
+    def warnings_of(grades):
+        net = small.transformer(blocks=1)
+        model = compiled(Critic(net.inputs, net.outputs))
+        fit(model, grades, batches=40, epochs=4)
+        said = [str(w.message) for w in recwarn]
+        recwarn.clear()
+        return [s for s in said if "The plan counts one a batch" in s]
+
+    (said,) = warnings_of(GradES())
+    assert re.search("9[69] updates of its optimizer in 3[23] batches", said)
+    assert not warnings_of(GradES(1e-30, alpha=10))
+
+
 @pytest.mark.everywhere
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="Eager Keras takes one step."
@@ -549,6 +576,11 @@ def test_gradients_that_accumulate_are_planned_for(recwarn):
     )
     fit(model, GradES(), batches=20, epochs=4)
     assert not [w for w in recwarn if "updates" in str(w.message)]
+
+
+def test_there_is_no_change_of_a_gradient_before_the_second_step():
+    grades = GradES(1.0, monitor="gradient_change", alpha=0, verbose=1)
+    assert "nothing freezes before step 2 of 6" in printed(grades)
 
 
 def test_a_run_that_is_too_short_to_freeze():

@@ -174,12 +174,13 @@ def test_gives_the_model_back(recompile):
         assert not np.array_equal(old, new)
 
 
-def test_may_leave_what_it_froze_frozen():
+@pytest.mark.parametrize("recompile", ["always", "never"])
+def test_may_leave_what_it_froze_frozen(recompile):
     model = compiled()
     grades = GradES(
         {"block_0": HUGE, "1": TINY},
         alpha=2,
-        recompile="always",
+        recompile=recompile,
         restore_trainable=False,
         verbose=0,
     )
@@ -187,6 +188,7 @@ def test_may_leave_what_it_froze_frozen():
     frozen = {
         id(v) for c in grades.components if c.frozen_at for v in c.variables
     }
+    assert frozen
     assert frozen == {id(v) for v in model.non_trainable_variables}
     model.compile("sgd", small.loss())
     fit(model)

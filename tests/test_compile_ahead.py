@@ -375,8 +375,9 @@ class Slow:
         self.done.append((what, len(variables)))
 
 
-def test_all_that_holds_training_up_is_counted():
-    slow, rebuilds = Slow(), Rebuilds("always", 100, False, math.inf)
+def of_three(slow):
+    """What rebuilds a model of three components, and what decides on it."""
+    rebuilds = Rebuilds("always", 100, False, math.inf)
     components = [
         Component(c, "query", c, (keras.Variable(np.ones((2, 2))),))
         for c in "abc"
@@ -384,6 +385,33 @@ def test_all_that_holds_training_up_is_counted():
     weights = [v for c in components for v in c.variables]
     work = StepWork(weights, [4] * 3, components, [])
     rebuilder = Rebuilder(slow, rebuilds, work, components, [], slow.clock)
+    return rebuilder, rebuilds
+
+
+def test_before_the_first_batch_of_a_next_fit_nothing_is_begun():
+    slow = Slow()
+    rebuilder, _ = of_three(slow)
+    rest_at = np.array([20, 20, 30])
+
+    def look(step, time):
+        slow.now, frozen = time, rest_at <= step
+        rebuilder.ran(step, time, True, frozen)
+        rebuilder.decide(step, frozen, rest_at, 40)
+
+    rebuilder.compiled(1, began=0.0, ended=10.0)
+    look(5, 14.0)  # At the end of an epoch.
+    slow.can_prepare = False
+    rebuilder.act()
+    assert not slow.done
+    slow.can_prepare = True
+    look(9, 18.0)
+    rebuilder.act()
+    assert slow.done == [("prepare", 2)]
+
+
+def test_all_that_holds_training_up_is_counted():
+    slow = Slow()
+    rebuilder, rebuilds = of_three(slow)
     rest_at = np.array([20, 20, 30])
 
     def look(step, time):

@@ -617,19 +617,22 @@ def test_what_settles_rests_by_the_end_of_a_new_plan():
     assert begins_at + 16 < grades.stopped_step < begins_at + 30
 
 
-def test_an_interrupted_run_keeps_its_deadline():
-    """Its last epoch is one, but none of a loop."""
+@pytest.mark.parametrize("length", [20, 10])
+def test_an_interrupted_run_keeps_its_deadline(length):
+    """Its last epoch is one, but none of a loop; it may settle already."""
     model, grades = compiled(keras.optimizers.Adam(1e-5), 1), GradES(verbose=0)
-    x, y = small.data(20)
+    x, y = small.data(length)
+    epochs = 60 // length
 
     class Interrupt(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            if epoch == 1:
+            if epoch == epochs - 2:
                 raise KeyboardInterrupt
 
-    arguments = {"epochs": 3, "verbose": 0}
+    arguments = {"epochs": epochs, "verbose": 0}
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, y, 4, callbacks=[grades, Interrupt()], **arguments)
-    model.fit(x, y, 4, initial_epoch=2, callbacks=[grades], **arguments)
+    arguments["initial_epoch"] = epochs - 1
+    model.fit(x, y, 4, callbacks=[grades], **arguments)
     assert {c.frozen_at for c in grades.components} == {48 + 12}
     assert grades.stopped_step == 60

@@ -5,22 +5,11 @@ from keras_grades.monitors.base import Monitor
 from keras_grades.monitors.base import StateSpec
 from keras_grades.monitors.gradient import Gradient
 from keras_grades.monitors.gradient import GradientChange
-from keras_grades.monitors.norms import NORMS
 from keras_grades.monitors.relative_change import RelativeChange
 from keras_grades.monitors.transfer import Transfer
-from keras_grades.monitors.trial import try_out
 from keras_grades.monitors.weight_change import WeightChange
 
-__all__ = [
-    "GO_BY_RATE",
-    "MONITORS",
-    "NORMS",
-    "UNDEFINED",
-    "Monitor",
-    "StateSpec",
-    "get",
-    "try_out",
-]
+__all__ = ["UNDEFINED", "Monitor", "StateSpec"]
 
 # How each is made, for a norm and a horizon. Some need neither.
 MONITORS = {

@@ -37,6 +37,8 @@ class GradientChange(Monitor):
     Reference: algorithm 1 of GradES, arXiv 2509.01842
     """
 
+    first_step = 2
+
     def __init__(self, norm):
         self.norm = norm
 

@@ -67,10 +67,10 @@ class Transfer(Monitor):
         self.adapts = adapts
         short = math.ceil(LEAST_WINDOW / self.part)
         # In parts, a column of the cosines for each.
-        self.windows = np.array([short, LONG], "int32")
+        self._windows = np.array([short, LONG], "int32")
         # So many are needed for a first comparison, and so many comparisons
         # before anything is known: a mean of fewer is noise.
-        self._needed, self._recent = 3 * self.windows, 4 * self.windows
+        self._needed, self._recent = 3 * self._windows, 4 * self._windows
         self._known = self.part * (self._needed + self._recent - 1)
         self.first_step = int(self._known[0 if adapts else 1])
 
@@ -110,7 +110,7 @@ class Transfer(Monitor):
         is_new = ops.logical_and(is_new, takes_part)
         cosine = _mean(
             state["cosine"],
-            cosines(path, pull, self.windows),
+            cosines(path, pull, self._windows),
             counts,
             self._recent,
         )

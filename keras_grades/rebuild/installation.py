@@ -173,12 +173,21 @@ class Installation(Attached):
         _set_trainable(self._flipped, trainable)
 
     def _restore_flags(self):
-        if self._restore_trainable and self._flipped:
+        if not self._restore_trainable:
+            self._keep_flags()
+        elif self._flipped:
             # The user may have frozen layers since an interruption.
             flags = layers.flags_by_layers(self.model)
             for variable in self._flipped:
                 variable.trainable = flags.get(id(variable), True)
             self._renew()
+
+    def _keep_flags(self):
+        """Also of what is frozen only logically, so that no time decides."""
+        if backend.is_there(self.optimizer):
+            frozen = self.optimizer.frozen_variables()
+            self._flipped += [v for v in frozen if v.trainable]
+        self._set_flags(False)
 
     def _renew(self):
         self._is_renewed |= backend.renew(self.model)

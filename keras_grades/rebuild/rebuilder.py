@@ -172,6 +172,10 @@ class Rebuilder:
 
     def _begin_to_compile(self):
         """Begins to compile what is coming, beside training."""
+        if not self._installation.can_prepare:
+            # Another `fit()` has begun meanwhile. The next look decides again.
+            self._coming = None
+            return
         self._rebuilds.compiles_beside()
         began = self._clock()
         self._installation.prepare(self._variables(self._coming))
