@@ -2,7 +2,7 @@
 Title: A monitor of your own
 Author: The keras_grades authors
 Date created: 2026/11/28
-Last modified: 2026/11/28
+Last modified: 2026/11/29
 Description: Measure what you like, in twenty lines, on every backend.
 Accelerator: None
 """

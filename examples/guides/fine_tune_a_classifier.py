@@ -2,7 +2,7 @@
 Title: Fine-tune a classifier until nothing more is learned
 Author: The keras_grades authors
 Date created: 2026/11/28
-Last modified: 2026/11/28
+Last modified: 2026/11/30
 Description: GradES on a pretrained BERT: watch it settle, and read its report.
 Accelerator: None
 """
@@ -121,7 +121,8 @@ grades.report
 """
 ## Was it worth it?
 
-Compare on data that neither the training nor GradES has seen.
+Evaluate on data that neither the training nor GradES has seen. To train with plain `fit()`
+and with `EarlyStopping` beside it, run `examples/finetune_text_classifier.py --compare`.
 """
 
 results = classifier.evaluate(
@@ -137,8 +138,9 @@ it, go on with it, or fine-tune it on something else.
 ## What to remember
 
 - `GradES()` is all you need, at a constant learning rate and with a schedule.
-- Plan generously, six epochs or more: `epochs` is a limit, not a duty, and nothing is judged
-  in the first one and a half. From scratch that takes three times as long: plan ten or more.
+- Plan generously: six epochs or more, from scratch ten, and more where an epoch has fewer than
+  30 steps. `epochs` is a limit, not a duty. The first line that GradES prints says which step is the
+  first on which anything can freeze.
 - Plan all epochs in one call of `fit()`, so that GradES knows where it ends.
 - No validation data is needed, so all of yours can be trained on.
 """

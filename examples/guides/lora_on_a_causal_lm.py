@@ -2,7 +2,7 @@
 Title: LoRA on a causal language model
 Author: The keras_grades authors
 Date created: 2026/11/28
-Last modified: 2026/11/28
+Last modified: 2026/11/29
 Description: With LoRA, GradES watches pairs of small matrices.
 Accelerator: None
 """

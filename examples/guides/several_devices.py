@@ -2,7 +2,7 @@
 Title: Several devices
 Author: The keras_grades authors
 Date created: 2026/11/28
-Last modified: 2026/11/28
+Last modified: 2026/11/30
 Description: Data and model parallel training with keras.distribution on JAX; TensorFlow, PyTorch.
 Accelerator: None
 """

@@ -2,7 +2,7 @@
 Title: Towers with thresholds of their own, and the rule of the paper
 Author: The keras_grades authors
 Date created: 2026/11/28
-Last modified: 2026/11/28
+Last modified: 2026/11/29
 Description: Measure first, choose a tau for each tower, and freeze by the paper's rule.
 Accelerator: None
 """
