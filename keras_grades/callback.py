@@ -302,7 +302,7 @@ class GradES(keras.callbacks.Callback):
 
     def _begin(self, epoch):
         run, earlier, self._earlier = self._run, self._earlier, None
-        if epoch and earlier is not None and earlier.can_take_over(run):
+        if epoch and earlier is not None and earlier.can_take_over(run, epoch):
             self._run = earlier
             earlier.take_over(run, epoch)
         else:
@@ -335,7 +335,7 @@ class GradES(keras.callbacks.Callback):
             self._run.look()
         else:
             self._run.take_up()  # The checkpoint was of the last epoch.
-        self._run.has_ended = True
+        self._run.end()
         self.restore()
         self._run.say_where_it_ends()
 

@@ -142,16 +142,23 @@ def too_short(first, for_grace):
     return f"Nothing could freeze before step {first}. Train longer{other}."
 
 
-def unplanned(updates, batches):
-    """A warning: the plan counts batches."""
+def unplanned(updates, batches, are_too_many):
+    """A warning: the plan counts batches.
+
+    Args:
+        updates: Integer, updates so far.
+        batches: Integer, batches so far.
+        are_too_many: Boolean, whether more updates than planned are made, and
+            not fewer.
+    """
     seen = (
         f"GradES has seen {updates} updates of its optimizer in {batches} "
         "batches. "
     )
-    if updates > batches:
+    if are_too_many:
         return seen + (
-            "The plan counts one a batch, so what goes by it, as the end, "
-            "comes too early. Choose a monitor that needs no plan, with a tau "
+            "The plan counts fewer, so what goes by it, as the end, comes too "
+            "early. Choose a monitor that needs no plan, with a tau "
             'of your own: `GradES(tau=..., monitor="gradient")`, and `alpha` '
             "as an integer, a number of updates."
         )

@@ -164,11 +164,12 @@ class Run:
         self._see_the_end()
         self._plan_next_look()
 
-    def can_take_over(self, other):
+    def can_take_over(self, other, epoch):
         """Whether this run, of an earlier `fit()`, can go on in its place.
 
         Args:
             other: The `Run` of the same callback that is about to begin.
+            epoch: Integer, its first epoch.
         """
         state = backend.read(other.optimizer, other.installation.model)
         if (
@@ -180,11 +181,23 @@ class Run:
         ):
             return False
         self.catch_up()
-        if self.stopped_step is None and self._plan == other._plan:
-            return True  # It was interrupted, and the end is the same.
-        deadline = self.optimizer.rule.criterion.deadline
         # What settled because its plan ended learns on in the next one.
-        return deadline is None or self._converged_at.max() < deadline
+        return not self._settles_by_plan or self._has_left(other._plan, epoch)
+
+    @property
+    def _settles_by_plan(self):
+        deadline = self.optimizer.rule.criterion.deadline
+        return deadline is not None and self._converged_at.max() >= deadline
+
+    def _has_left(self, plan, epoch):
+        """Whether a next `fit()` is the rest of this one, interrupted.
+
+        The epoch in which it was interrupted may be done anew.
+        """
+        if self.stopped_step is not None or plan != self._plan:
+            return False
+        again = self.trace.step + plan.steps(epoch) - self.total_steps
+        return again <= plan.steps_per_epoch
 
     def catch_up(self):
         """Notes what was so when training was interrupted, if it is known."""
@@ -209,7 +222,8 @@ class Run:
         self._is_open = self.is_in_loop_with(other._plan, epoch)
         self._plan, step = other._plan, self.trace.step
         remaining = self._plan.steps(epoch)
-        self.total_steps = None if remaining is None else step + remaining
+        if not self._settles_by_plan:  # Else the end stays where it is.
+            self.total_steps = None if remaining is None else step + remaining
         self.rebuilder.plan(self.total_steps, self._is_open)
         if self.optimizer.extend(self.total_steps, self._is_open):
             self._model.make_train_function(force=True)
@@ -315,13 +329,15 @@ class Run:
         if updates > planned // 2 and not are_too_many:
             return
         self._has_warned = True
-        warnings.warn(messages.unplanned(updates, batches), stacklevel=2)
+        warnings.warn(
+            messages.unplanned(updates, batches, are_too_many), stacklevel=2
+        )
 
     @property
     def _goes_by_plan(self):
         has_deadline = self.optimizer.rule.criterion.deadline is not None
         alpha = self.optimizer.policy.alpha
-        return has_deadline or not validation.is_integer(alpha)
+        return has_deadline or bool(alpha and not validation.is_integer(alpha))
 
     def _note_frozen(self, frozen_at):
         """Notes freeze steps; returns the newly frozen components."""
@@ -349,6 +365,11 @@ class Run:
     def _plan_next_look(self):
         grace_steps = self.optimizer.rule.grace_steps
         self._looks.plan(self.total_steps, grace_steps, self._stop_at)
+
+    def end(self):
+        """Notes that `fit()` has come to its end, and was not interrupted."""
+        self.has_ended = True
+        self.installation.end()
 
     def skip_time(self):
         """Leaves out the time since the last look."""

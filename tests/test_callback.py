@@ -194,6 +194,29 @@ def test_may_leave_what_it_froze_frozen(recompile):
     fit(model)
 
 
+def test_flags_that_stay_are_the_users_after_an_interruption():
+    model = compiled()
+    grades = GradES(
+        {"block_0": HUGE, "1": TINY},
+        alpha=2,
+        recompile="never",
+        restore_trainable=False,
+        verbose=0,
+    )
+
+    def interrupt(batch, logs):
+        if batch == 4:
+            raise KeyboardInterrupt
+
+    stop = keras.callbacks.LambdaCallback(on_train_batch_begin=interrupt)
+    x, y = small.data(BATCHES)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, 4, verbose=0, callbacks=[grades, stop])
+    grades.restore()
+    assert grades.report.frozen
+    assert not model.non_trainable_variables
+
+
 def test_optimizer_goes_on_with_its_state():
     """Training in two halves, the first with GradES, is training in one."""
     whole, halves = compiled(), compiled()

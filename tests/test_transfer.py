@@ -617,22 +617,48 @@ def test_what_settles_rests_by_the_end_of_a_new_plan():
     assert begins_at + 16 < grades.stopped_step < begins_at + 30
 
 
-@pytest.mark.parametrize("length", [20, 10])
-def test_an_interrupted_run_keeps_its_deadline(length):
+class Interrupt(keras.callbacks.Callback):
+    """Interrupts training after so many steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at, epoch", [(40, 4), (50, 5), (53, 5)])
+def test_an_interrupted_run_keeps_its_deadline(capsys, at, epoch):
     """Its last epoch is one, but none of a loop; it may settle already."""
-    model, grades = compiled(keras.optimizers.Adam(1e-5), 1), GradES(verbose=0)
-    x, y = small.data(length)
-    epochs = 60 // length
-
-    class Interrupt(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == epochs - 2:
-                raise KeyboardInterrupt
-
-    arguments = {"epochs": epochs, "verbose": 0}
+    model, grades = compiled(keras.optimizers.Adam(1e-5), 1), GradES(verbose=1)
+    x, y = small.data(10)
+    arguments = {"batch_size": 4, "epochs": 6, "verbose": 0}
     with pytest.raises(KeyboardInterrupt):
-        model.fit(x, y, 4, callbacks=[grades, Interrupt()], **arguments)
-    arguments["initial_epoch"] = epochs - 1
+        model.fit(x, y, callbacks=[grades, Interrupt(at)], **arguments)
+    arguments["initial_epoch"] = epoch
+    model.fit(x, y, callbacks=[grades], **arguments)
+    assert {c.frozen_at for c in grades.components} == {48 + 12}
+    assert grades.stopped_step == grades.total_steps == 60
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "ended at step 60 of 60" in said and "48 on, by the plan" in said
+    # That was the end of the plan, so another one begins anew.
+    model.fit(
+        x, y, 4, initial_epoch=6, epochs=12, verbose=0, callbacks=[grades]
+    )
+    assert grades.report.steps == 60
+    assert {c.frozen_at for c in grades.components} == {48 + 12}
+
+
+def test_the_same_call_once_more_begins_anew():
+    """It ends later than that which was interrupted would have."""
+    model, grades = compiled(keras.optimizers.Adam(1e-5), 1), GradES(verbose=0)
+    x, y = small.data(10)
+    arguments = {"initial_epoch": 6, "epochs": 12, "verbose": 0}
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, 4, callbacks=[grades, Interrupt(55)], **arguments)
     model.fit(x, y, 4, callbacks=[grades], **arguments)
     assert {c.frozen_at for c in grades.components} == {48 + 12}
-    assert grades.stopped_step == 60
+    assert grades.report.steps == 60

@@ -89,6 +89,7 @@ class Installation(Attached):
         self._batches: list[Any] = []
         self._may_differ = True
         self._prepared: tuple[Made, concurrent.futures.Future] | None = None
+        self._has_ended = False
         # If not `None`, the next step is not taken, and these are its logs.
         self._idle_logs: dict[str, float] | None = None
 
@@ -115,6 +116,7 @@ class Installation(Attached):
             # A checkpoint of it can be loaded from now on.
             owner.build(model.trainable_variables)
         self._batches, self._may_differ = [], True
+        self._has_ended = False
         undo.callback(saving.save_as_if_alone(self._place[0], self.optimizer))
         model.get_compile_config = self._get_compile_config
         model.get_state_tree = self._get_state_tree
@@ -173,21 +175,22 @@ class Installation(Attached):
         _set_trainable(self._flipped, trainable)
 
     def _restore_flags(self):
-        if not self._restore_trainable:
-            self._keep_flags()
-        elif self._flipped:
+        if self._restore_trainable and self._flipped:
             # The user may have frozen layers since an interruption.
             flags = layers.flags_by_layers(self.model)
             for variable in self._flipped:
                 variable.trainable = flags.get(id(variable), True)
             self._renew()
+        elif not self._restore_trainable and self._has_ended:
+            self._freeze_the_rest()
 
-    def _keep_flags(self):
-        """Also of what is frozen only logically, so that no time decides."""
-        if backend.is_there(self.optimizer):
-            frozen = self.optimizer.frozen_variables()
-            self._flipped += [v for v in frozen if v.trainable]
-        self._set_flags(False)
+    def _freeze_the_rest(self):
+        """What is frozen only logically gets flags, too, where they stay."""
+        rest = [v for v in self.optimizer.frozen_variables() if v.trainable]
+        if rest:
+            _set_trainable(rest, False)
+            self._flipped += rest
+            self._renew()
 
     def _renew(self):
         self._is_renewed |= backend.renew(self.model)
@@ -366,6 +369,10 @@ class Installation(Attached):
             self._renew()
             raise
         self._flipped += variables
+
+    def end(self):
+        """Notes that `fit()` was not interrupted."""
+        self._has_ended = True
 
     def _put_on_what_fits(self):
         """What was prepared for these flags, or something new."""
