@@ -661,4 +661,4 @@ def test_the_same_call_once_more_begins_anew():
         model.fit(x, y, 4, callbacks=[grades, Interrupt(55)], **arguments)
     model.fit(x, y, 4, callbacks=[grades], **arguments)
     assert {c.frozen_at for c in grades.components} == {48 + 12}
-    assert grades.report.steps == 60
+    assert int(model.optimizer.iterations) == 55 + 60
