@@ -173,8 +173,8 @@ class Rebuilder:
     def _begin_to_compile(self):
         """Begins to compile what is coming, beside training."""
         if not self._installation.can_prepare:
-            # Another `fit()` has begun meanwhile. The next look decides again.
-            self._coming = None
+            # Another `fit()` has begun meanwhile, and shown no batch yet.
+            self._to_do = self._begin_to_compile
             return
         self._rebuilds.compiles_beside()
         began = self._clock()
