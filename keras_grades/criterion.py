@@ -35,6 +35,14 @@ class Criterion:
         """
         return first_measured
 
+    def is_by_plan(self, converged_at: int) -> bool:
+        """Whether a step is that of the deadline, or a later one.
+
+        Args:
+            converged_at: Integer, the last step at which one has converged.
+        """
+        return self.deadline is not None and converged_at >= self.deadline
+
     def reason(self, converged_at: int) -> str:
         """Why all have converged at a step, or none has, or nothing.
 
@@ -139,7 +147,7 @@ class Together(Threshold):
                 "What was learned still helped, or nothing was learned yet. "
                 "Train longer."
             )
-        if self.deadline is not None and converged_at >= self.deadline:
+        if self.is_by_plan(converged_at):
             return f"They settled from step {converged_at} on, by the plan."
         return f"What was learned no longer helped from step {converged_at} on."
 

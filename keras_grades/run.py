@@ -186,8 +186,8 @@ class Run:
 
     @property
     def _settles_by_plan(self):
-        deadline = self.optimizer.rule.criterion.deadline
-        return deadline is not None and self._converged_at.max() >= deadline
+        criterion = self.optimizer.rule.criterion
+        return criterion.is_by_plan(int(self._converged_at.max()))
 
     def _has_left(self, plan, epoch):
         """Whether a next `fit()` is the rest of this one, interrupted.

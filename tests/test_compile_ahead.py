@@ -375,8 +375,12 @@ class Slow:
         self.done.append((what, len(variables)))
 
 
+REST_AT = np.array([20, 20, 30])
+
+
 def of_three(slow):
-    """What rebuilds a model of three components, and what decides on it."""
+    """What rebuilds a model of three components, what decides on it, and a
+    look at it."""
     rebuilds = Rebuilds("always", 100, False, math.inf)
     components = [
         Component(c, "query", c, (keras.Variable(np.ones((2, 2))),))
@@ -385,19 +389,18 @@ def of_three(slow):
     weights = [v for c in components for v in c.variables]
     work = StepWork(weights, [4] * 3, components, [])
     rebuilder = Rebuilder(slow, rebuilds, work, components, [], slow.clock)
-    return rebuilder, rebuilds
+
+    def look(step, time):
+        slow.now, frozen = time, step >= REST_AT
+        rebuilder.ran(step, time, True, frozen)
+        rebuilder.decide(step, frozen, REST_AT, 40)
+
+    return rebuilder, rebuilds, look
 
 
 def test_it_waits_for_the_first_batch_of_a_next_fit():
     slow = Slow()
-    rebuilder, _ = of_three(slow)
-    rest_at = np.array([20, 20, 30])
-
-    def look(step, time):
-        slow.now, frozen = time, rest_at <= step
-        rebuilder.ran(step, time, True, frozen)
-        rebuilder.decide(step, frozen, rest_at, 40)
-
+    rebuilder, _, look = of_three(slow)
     rebuilder.compiled(1, began=0.0, ended=10.0)
     look(5, 14.0)  # At the end of an epoch.
     slow.can_prepare = False
@@ -410,13 +413,10 @@ def test_it_waits_for_the_first_batch_of_a_next_fit():
 
 def test_all_that_holds_training_up_is_counted():
     slow = Slow()
-    rebuilder, rebuilds = of_three(slow)
-    rest_at = np.array([20, 20, 30])
+    rebuilder, rebuilds, only_look = of_three(slow)
 
     def look(step, time):
-        slow.now, frozen = time, rest_at <= step
-        rebuilder.ran(step, time, True, frozen)
-        rebuilder.decide(step, frozen, rest_at, 40)
+        only_look(step, time)
         rebuilder.act()
 
     rebuilder.compiled(1, began=0.0, ended=10.0)
@@ -434,7 +434,7 @@ def test_all_that_holds_training_up_is_counted():
     # The next one begins at a look that has waited, and that one has not.
     look(25, 43.0)
     assert slow.done[2:] == [("prepare", 3)]
-    rebuilder.ran(29, 50.0, False, rest_at <= 25)
+    rebuilder.ran(29, 50.0, False, REST_AT <= 25)
     look(30, 51.0)
     rebuilder.compiled(31, began=53.0, ended=54.0)
     last = rebuilds.timing()["compilations"][-1]
