@@ -15,11 +15,11 @@ from keras_grades import validation
 from keras_grades.backend import backend
 from keras_grades.component import Component
 from keras_grades.discovery.selection import Selection
+from keras_grades.installation.attached import find_installation
+from keras_grades.installation.late_build import LateBuild
 from keras_grades.keras_internals import callbacks
 from keras_grades.monitors import Monitor
 from keras_grades.policy import FreezePolicy
-from keras_grades.rebuild.attached import find_installation
-from keras_grades.rebuild.late_build import LateBuild
 from keras_grades.report import FreezeReport
 from keras_grades.run import Run
 from keras_grades.start import Options
@@ -295,7 +295,7 @@ class GradES(keras.callbacks.Callback):
             self._waits.epoch = epoch
             return
         self._run.installation.check_is_on()
-        if self._earlier is not None or not self._run.has_begun:
+        if not self._run.has_begun:
             self._begin(epoch)
         # Time between epochs belongs to no step.
         self._run.skip_time()

@@ -34,6 +34,24 @@ def check_inner_optimizer(optimizer):
         )
 
 
+def check_replicas(optimizer, received):
+    """Raises where Keras cannot train several replicas with an optimizer.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        received: String, the strategy, for the message.
+    """
+    for inner in optimizers.inner_optimizers(optimizer):
+        for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+            if getattr(inner, name):
+                raise ValueError(
+                    f"Keras cannot train several replicas with `{name}`: its "
+                    "optimizer would update them inside a branch, which "
+                    "TensorFlow refuses. Do without, or train on one replica. "
+                    f"Received: {name}={getattr(inner, name)}, {received}"
+                )
+
+
 def check_knows(optimizer, variables):
     """Raises if an optimizer was built for other variables."""
     unknown = [v.path for v in variables if not optimizers.knows(optimizer, v)]

@@ -104,17 +104,27 @@ class Threshold(Criterion):
         }
 
     def update(self, state, statistic, is_measured, step, tau):
-        below, converged_at = decide(
-            statistic,
-            state["below"],
-            state["converged_at"],
-            step,
-            tau,
-            grace_steps=self.grace_steps,
-            patience=self.patience,
-        )
-        new = {"below": below, "converged_at": converged_at}
+        new = self._counted(state, statistic, step, tau)
         return updated_where(is_measured, new, state)
+
+    def _counted(self, state, statistic, step, tau):
+        """The new state where something is measured.
+
+        A component converges at a step, after the grace period, when its
+        statistic was below tau on `patience + 1` steps in a row. NaN and
+        infinity are not below anything.
+        """
+        is_below = ops.logical_and(ops.isfinite(statistic), statistic < tau)
+        below = _in_a_row(is_below, state["below"])
+        converged_at = state["converged_at"]
+        is_due = ops.logical_and(
+            below > self.patience, step >= self.grace_steps
+        )
+        converges = ops.logical_and(is_due, ops.equal(converged_at, 0))
+        return {
+            "below": below,
+            "converged_at": ops.where(converges, step, converged_at),
+        }
 
 
 class Together(Threshold):
@@ -165,49 +175,15 @@ class Together(Threshold):
         above = ops.where(
             ops.logical_or(was_above, stays), state["above"], above
         )
-        below, converged_at = decide(
-            ops.where(was_above, mean, 0.0),
-            state["below"],
-            state["converged_at"],
-            step,
-            0.0,
-            grace_steps=self.grace_steps,
-            patience=self.patience,
-        )
-        below = ops.where(stays, state["below"], below)
+        new = self._counted(state, ops.where(was_above, mean, 0.0), step, 0.0)
+        below = ops.where(stays, state["below"], new["below"])
+        converged_at = new["converged_at"]
         if self.deadline is not None:
             is_late = ops.logical_and(
                 step >= self.deadline, ops.equal(converged_at, 0)
             )
             converged_at = ops.where(is_late, step, converged_at)
         return {"above": above, "below": below, "converged_at": converged_at}
-
-
-def decide(statistic, below, converged_at, step, tau, *, grace_steps, patience):
-    """Takes one step of the rule, for all n components at once.
-
-    A component converges at a step, after the grace period, when its
-    statistic was below tau on `patience + 1` steps in a row. NaN and infinity
-    are not below anything.
-
-    Args:
-        statistic: Float tensor of shape `(n,)`.
-        below: Integer tensor of shape `(n,)`, the steps in a row on which the
-            statistic was below tau.
-        converged_at: Integer tensor of shape `(n,)`, 0 where it has not.
-        step: Integer scalar, this step, counted from 1.
-        tau: Float tensor of shape `(n,)`, or a float.
-        grace_steps: Integer, the first step that may freeze.
-        patience: Integer.
-
-    Returns:
-        The new `below` and `converged_at`.
-    """
-    is_below = ops.logical_and(ops.isfinite(statistic), statistic < tau)
-    below = _in_a_row(is_below, below)
-    converges = ops.logical_and(below > patience, step >= grace_steps)
-    converges = ops.logical_and(converges, ops.equal(converged_at, 0))
-    return below, ops.where(converges, step, converged_at)
 
 
 def _in_a_row(is_so, count):

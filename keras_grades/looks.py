@@ -1,11 +1,17 @@
-"""How the host sees the state of a run without waiting for the device."""
+"""When the host looks at the state of a run, without waiting for the device."""
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from keras_grades import trace
 from keras_grades.backend import backend
-from keras_grades.plan import next_look
+
+# After the grace period the host looks at the state at least once in this
+# many steps, more often in short runs: at one look it sees what was so at the
+# last, and stopping late may cost one per cent of the steps at most.
+MAX_STEPS_BETWEEN_LOOKS = 8
+LOOKS = 200
 
 
 class Sight(NamedTuple):
@@ -105,3 +111,34 @@ class Looks:
         """
         state = backend.begin_to_read(self._optimizer, self._model, output)
         self._last = Sight(self.batches, self._clock(), False, state)
+
+
+def steps_between_looks(total_steps):
+    """The most steps between two looks, after the grace period.
+
+    Args:
+        total_steps: Integer, the planned steps, or `None` if unknown.
+    """
+    if total_steps is None:
+        return MAX_STEPS_BETWEEN_LOOKS // 2
+    return max(1, min(MAX_STEPS_BETWEEN_LOOKS, total_steps // LOOKS))
+
+
+def next_look(step, total_steps, grace_steps):
+    """The step at which to look next.
+
+    A function of the step alone, so that a run that is resumed from the end
+    of an epoch stops where the uninterrupted one does.
+
+    Args:
+        step: Integer, the step of this look.
+        total_steps: Integer, the planned steps, or `None` if unknown.
+        grace_steps: Integer, the first step that may freeze.
+    """
+    every = steps_between_looks(total_steps)
+    in_time_for_trace = (step // trace.ROWS + 1) * trace.ROWS
+    if step < grace_steps:
+        in_time_to_freeze = math.ceil(grace_steps / every) * every
+    else:
+        in_time_to_freeze = (step // every + 1) * every
+    return min(in_time_for_trace, in_time_to_freeze)

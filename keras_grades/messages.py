@@ -8,7 +8,7 @@ import textwrap
 import keras
 
 
-def show(message, level, verbose, verbose_of_fit, in_epoch=False):
+def show(message, level, verbose, verbose_of_fit, in_epoch):
     """Prints a message, or logs it where Keras is not interactive.
 
     Args:
@@ -18,7 +18,6 @@ def show(message, level, verbose, verbose_of_fit, in_epoch=False):
             most.
         verbose_of_fit: Integer, or `"auto"`, which Keras takes for 1.
         in_epoch: Boolean, whether it is said in the middle of an epoch.
-            Defaults to `False`.
     """
     verbose = bool(verbose_of_fit) if verbose == "auto" else verbose
     if verbose < level:
@@ -64,7 +63,7 @@ def beginning(components, monitor, rule, total_steps, horizon_is_guessed):
 
 
 def _when(rule, total_steps):
-    first, deadline = rule.first_freeze, rule.criterion.deadline
+    first, deadline = rule.first_convergence, rule.criterion.deadline
     if total_steps and first > total_steps:
         return (
             f"nothing can freeze: the first step that may is {first}, and "

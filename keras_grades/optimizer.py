@@ -229,11 +229,16 @@ class GradESOptimizer(SavedOptimizer):
         self.narrow(variables)
 
     def _create_state(self):
-        own, of_monitor = self.rule.of_rule, self.rule.of_monitor
+        rule = self.rule
         if not isinstance(self.policy.monitor, str):
-            taken = {*own, *checkpoint.NAMES}
-            try_out(self.rule.monitor, of_monitor, taken, self.components)
-        self._state = State(own, of_monitor, self.components, self.add_variable)
+            taken = {*rule.rule_specs, *checkpoint.NAMES}
+            try_out(rule.monitor, rule.monitor_specs, taken, self.components)
+        self._state = State(
+            rule.rule_specs,
+            rule.monitor_specs,
+            self.components,
+            self.add_variable,
+        )
 
     def apply(self, grads, trainable_variables=None):
         """Takes one step: measures, updates, puts back, decides.

@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_grades import monitors
 from keras_grades import validation
-from keras_grades.actions import Action
 from keras_grades.actions import Anneal
 from keras_grades.actions import Freeze
 from keras_grades.actions import Settle
@@ -131,10 +130,11 @@ class FreezePolicy:
         if self.goes_by_rate:
             grace_steps = max(grace_steps, outlook.last_rise)
         if self._is_by_transfer and self.criterion is None:
-            parts = self._together(tracked, outlook, grace_steps, monitor)
+            criterion, action = self._together(
+                tracked, outlook, grace_steps, monitor
+            )
         else:
-            parts = self._one_by_one(grace_steps)
-        criterion, action = parts
+            criterion, action = self._one_by_one(grace_steps)
         return Rule(
             tuple(tracked), tau, monitor, criterion, action, grace_steps
         )
@@ -150,9 +150,8 @@ class FreezePolicy:
 
     def _one_by_one(self, grace_steps):
         """Each component converges, and comes to rest, by itself."""
-        criterion: Criterion = Threshold(self.patience or 0, grace_steps)
-        action: Action = Anneal(self.cooldown) if self.cooldown else Freeze()
-        return self.criterion or criterion, action
+        criterion = self.criterion or Threshold(self.patience, grace_steps)
+        return criterion, Anneal(self.cooldown) if self.cooldown else Freeze()
 
     def _together(self, components, outlook, grace_steps, monitor):
         """All converge at one step, and the learning rate falls for all."""
@@ -168,10 +167,8 @@ class FreezePolicy:
         return criterion, Settle(self.cooldown, blocks, end)
 
     def _monitor(self, outlook):
-        horizon = None
-        if self._is_by_transfer:
-            horizon = self._horizon_steps(outlook), self.horizon is None
-        return monitors.get(self.monitor, self.norm, horizon)
+        horizon, adapts = self._horizon_steps(outlook), self.horizon is None
+        return monitors.get(self.monitor, self.norm, horizon, adapts)
 
     def _horizon_steps(self, outlook):
         end, epoch = outlook.end, outlook.steps_per_epoch
@@ -227,7 +224,8 @@ class FreezePolicy:
             components: Sequence of `Component`.
 
         Returns:
-            List of n `Component`, and a float32 array of shape `(n,)`.
+            List of n `Component`, and a float32 array of shape `(n,)`, or
+            `None` while the monitor is not chosen.
         """
         components = list(components)
         if self.monitor is None:

@@ -41,20 +41,17 @@ class Rule:
     grace_steps: int
 
     @property
-    def first_freeze(self):
-        """Integer, the first step at which anything can converge.
-
-        With a cooldown it freezes later.
-        """
+    def first_convergence(self):
+        """Integer, the first step at which anything can converge."""
         return self.criterion.first_step(self.monitor.first_step)
 
     @functools.cached_property
-    def of_monitor(self):
+    def monitor_specs(self):
         """Dict of the monitor's `StateSpec` by name."""
         return self.monitor.init(self.components)
 
     @property
-    def of_rule(self):
+    def rule_specs(self):
         """Dict of the `StateSpec`s of all else."""
         n = len(self.components)
         return {
@@ -77,18 +74,18 @@ class Rule:
         statistic, new = self.monitor.after(self._seen(state), carry, tracked)
         # Of weights in half precision it may be one, too.
         statistic = ops.cast(statistic, "float32")
-        return statistic, {name: new[name] for name in self.of_monitor}
+        return statistic, {name: new[name] for name in self.monitor_specs}
 
     def _seen(self, state):
-        return {name: state[name] for name in ("step", *self.of_monitor)}
+        return {name: state[name] for name in ("step", *self.monitor_specs)}
 
-    def decide(self, state, statistic, of_monitor, has_gradient):
+    def decide(self, state, statistic, monitor_state, has_gradient):
         """What has converged, and what freezes.
 
         Args:
             state: Dict of tensors, before this step, and `"step"`, its number.
             statistic: Float tensor of shape `(n,)`.
-            of_monitor: Dict, the new state of the monitor.
+            monitor_state: Dict, its new state.
             has_gradient: Boolean tensor of shape `(n,)`. Without a gradient
                 nothing is measured.
 
@@ -108,7 +105,7 @@ class Rule:
         is_recorded = ops.logical_and(is_active, is_measured)
         recorded = ops.where(is_recorded, statistic, UNDEFINED)
         return {
-            **updated_where(has_gradient, of_monitor, state),
+            **updated_where(has_gradient, monitor_state, state),
             **new,
             "frozen_at": ops.where(freezes, step, frozen_at),
             "statistic": ops.where(is_recorded, statistic, state["statistic"]),

@@ -11,9 +11,9 @@ from keras_grades import trace
 from keras_grades import validation
 from keras_grades.backend import backend
 from keras_grades.criterion import NEVER
+from keras_grades.installation.installation import Installation
+from keras_grades.looks import LOOKS
 from keras_grades.looks import Looks
-from keras_grades.plan import LOOKS
-from keras_grades.rebuild.installation import Installation
 from keras_grades.rebuild.rebuilder import Rebuilder
 from keras_grades.report import FreezeReport
 
@@ -35,7 +35,7 @@ class Run:
         plan: `Plan`.
         policy: `FreezePolicy` of the callback, as it was given.
         options: `Options` of the callback.
-        rebuilds: `Rebuilds`, which decides when to rebuild.
+        rebuild_policy: `RebuildPolicy`, which decides when to rebuild.
         work: `StepWork` of the model.
         clock: Function that returns the time in seconds.
         say: Function that prints a message for a level of verbosity.
@@ -57,7 +57,7 @@ class Run:
         plan,
         policy,
         options,
-        rebuilds,
+        rebuild_policy,
         work,
         clock,
         say,
@@ -77,7 +77,7 @@ class Run:
         )
         self.rebuilder = Rebuilder(
             self.installation,
-            rebuilds,
+            rebuild_policy,
             work,
             self.components,
             optimizer.followers,
@@ -106,7 +106,7 @@ class Run:
         """Boolean array of shape `(n,)`, as of the last look."""
         return np.array([c.frozen_at is not None for c in self.components])
 
-    def begin(self, epoch, earlier=None):
+    def begin(self, epoch, earlier):
         """Begins where the first epoch does, or a checkpoint that was loaded.
 
         Other callbacks may have loaded it since `on_train_begin`.
@@ -114,7 +114,7 @@ class Run:
         Args:
             epoch: Integer, the first epoch.
             earlier: The `Run` of the `fit()` before, if this one goes on where
-                that ended. Defaults to `None`.
+                that ended, or `None`.
         """
         self.has_begun = True
         step = self._first_step = self.take_up()
@@ -173,8 +173,7 @@ class Run:
         """
         state = backend.read(other.optimizer, other.installation.model)
         if (
-            not self.has_begun
-            or state["step"]  # A checkpoint was loaded.
+            state["step"]  # A checkpoint was loaded.
             or self._policy != other._policy
             or _owned(self.components) != _owned(other.components)
             or not self.installation.can_take_over(other.installation)
@@ -343,11 +342,9 @@ class Run:
         """Notes freeze steps; returns the newly frozen components."""
         newly_frozen = []
         for component, step in zip(self.components, frozen_at):
-            before, component.frozen_at = component.frozen_at, None
-            if step:
-                component.frozen_at = int(step)
-                if component.frozen_at != before:
-                    newly_frozen.append(component)
+            before, component.frozen_at = component.frozen_at, int(step) or None
+            if component.frozen_at not in (before, None):
+                newly_frozen.append(component)
         return newly_frozen
 
     def _is_enough(self):
@@ -433,7 +430,7 @@ class Run:
         rule, step = self.optimizer.rule, self.trace.step
         converged_at = int(self._converged_at.max())
         reason = rule.criterion.reason(converged_at)
-        first = rule.first_freeze
+        first = rule.first_convergence
         if not converged_at and step < first:
             for_grace = first == rule.grace_steps
             has_alpha = bool(self.optimizer.policy.alpha)

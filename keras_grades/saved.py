@@ -47,7 +47,10 @@ class SavedOptimizer(OptimizerWrapper):
             return
         checkpoint.check_fits(store, self._fingerprint(), self.components)
         checkpoint.check_is_of_monitor(
-            store, self.rule.of_monitor, self.rule.monitor, self.policy.monitor
+            store,
+            self.rule.monitor_specs,
+            self.rule.monitor,
+            self.policy.monitor,
         )
         checkpoint.load(store, self.state)
 

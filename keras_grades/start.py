@@ -10,13 +10,13 @@ from keras_grades import validation
 from keras_grades.backend import backend
 from keras_grades.discovery.selection import Selection
 from keras_grades.discovery.selection import select
+from keras_grades.installation.installation import unwrap
 from keras_grades.keras_internals import optimizers
 from keras_grades.optimizer import GradESOptimizer
 from keras_grades.outlook import Outlook
 from keras_grades.plan import Plan
 from keras_grades.rebuild.costs import work_of
-from keras_grades.rebuild.decision import Rebuilds
-from keras_grades.rebuild.installation import unwrap
+from keras_grades.rebuild.decision import RebuildPolicy
 from keras_grades.run import Run
 from keras_grades.train_step import COMPILED
 from keras_grades.train_step import find_optimizer
@@ -115,7 +115,7 @@ def new_run(model, params, policy, options, clock, say):
         plan=plan,
         policy=policy,
         options=options,
-        rebuilds=Rebuilds(
+        rebuild_policy=RebuildPolicy(
             options.recompile,
             plan.steps(),
             rebuild_is_free=not backend.compiles(model),

@@ -13,25 +13,25 @@ class State:
     """Variables by name, as they were declared.
 
     Args:
-        of_rule: Dict from a name to a `StateSpec`. Replicas that train
+        rule_specs: Dict from a name to a `StateSpec`. Replicas that train
             together take these from the first of them, so that none ever
             freezes what another does not.
-        of_monitor: Dict like that. They are computed alike on each replica.
+        monitor_specs: Dict like that. They are computed alike on each replica.
         components: Sequence of n `Component`.
         add_variable: `add_variable` of the optimizer. It does not get those
             of which there is one for each variable of the components, so that
             those of frozen components can go.
     """
 
-    def __init__(self, of_rule, of_monitor, components, add_variable):
-        specs = {**of_rule, **of_monitor}
+    def __init__(self, rule_specs, monitor_specs, components, add_variable):
+        specs = {**rule_specs, **monitor_specs}
         members = [v for c in components for v in c.variables]
         self._variables = {
             name: add_variable(
                 spec.shape,
                 _filled_with(spec.initial),
                 spec.dtype,
-                "only_first_replica" if name in of_rule else "none",
+                "only_first_replica" if name in rule_specs else "none",
                 name=name,
             )
             for name, spec in specs.items()

@@ -38,12 +38,12 @@ class Trace:
 
     Args:
         step: Integer, the steps taken before the first one to collect.
-        components: Integer, their number.
+        n: Integer, the number of components.
     """
 
-    def __init__(self, step, components):
+    def __init__(self, step, n):
         self.step = step
-        self._components = components
+        self._n = n
         self._every = 1
         self._steps = []
         self._rows = []
@@ -76,5 +76,5 @@ class Trace:
         statistic = np.array(self._rows, "float32")
         return {
             "step": np.array(self._steps, "int32"),
-            "statistic": statistic.reshape(-1, self._components),
+            "statistic": statistic.reshape(-1, self._n),
         }

@@ -45,30 +45,27 @@ class GradESMixin:
     """
 
     def train_step(self, *args, **kwargs):
-        return with_logs(super().train_step, self)(*args, **kwargs)
+        step, optimizer = super().train_step, find_grades_optimizer(self)
+        if optimizer is not None:
+            step = backend.with_logs(step, self, optimizer)
+        return step(*args, **kwargs)
 
 
-def with_logs(train_step, model, path=COMPILED):
-    """The train step of a model, with the logs of its `GradESOptimizer`."""
-    find = functools.partial(find_grades_optimizer, path=path)
-    return backend.with_logs(train_step, model, find)
-
-
-def find_grades_optimizer(model, path=COMPILED):
+def find_grades_optimizer(model):
     """The model's `GradESOptimizer`, also inside loss scaling, or `None`."""
-    optimizer = find_optimizer(model, path)
+    optimizer = find_optimizer(model, COMPILED)
     return optimizer if isinstance(optimizer, GradESOptimizer) else None
 
 
-def find_optimizer(model, path=COMPILED):
-    """The model's optimizer inside loss scaling, or `None`."""
+def find_optimizer(model, path):
+    """The optimizer at a path from a model, inside loss scaling, or `None`."""
     try:
         return getattr(*optimizer_place(model, path))
     except AttributeError:
         return None
 
 
-def optimizer_place(model, path=COMPILED):
+def optimizer_place(model, path):
     """Where the wrapped optimizer goes: object and name of the attribute.
 
     Loss scaling stays outermost, so that what GradES is given is unscaled,

@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 
+# So many names of a list stand in a message.
+NAMED = 8
 # Arguments that older versions took, and what to use in their place.
 RETIRED = {
     "thaw": (
@@ -20,10 +22,10 @@ RETIRED = {
 }
 
 
-def excerpt(names, limit=8):
+def excerpt(names):
     """The first names of a list, for an error message."""
-    more = f", ... ({len(names)} in all)" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    more = f", ... ({len(names)} in all)" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def check_pattern(name, pattern):
@@ -94,7 +96,7 @@ def check_choice(name, value, choices):
         )
 
 
-def check_tau(tau, above=0):
+def check_tau(tau, above):
     if isinstance(tau, dict):
         if not tau:
             raise ValueError(

@@ -21,7 +21,7 @@ from spread import weights
 
 from keras_grades import GradES
 from keras_grades.criterion import Prescribed
-from keras_grades.rebuild.decision import Rebuilds
+from keras_grades.rebuild.decision import RebuildPolicy
 
 FROZEN_AT = [2, 0, 0, 0, 0, 2]
 
@@ -61,7 +61,9 @@ def grades_for(recompile):
 def test_both_rebuild_or_none(monkeypatch, first_says):
     """It goes by the time, which is not the same on both."""
     is_first = jax.process_index() == 0
-    monkeypatch.setattr(Rebuilds, "is_due", lambda *_: first_says == is_first)
+    monkeypatch.setattr(
+        RebuildPolicy, "is_due", lambda *_: first_says == is_first
+    )
     grades = grades_for("auto")
     fit(build("both"), grades, steps=10)
     assert [c.frozen_at or 0 for c in grades.components] == FROZEN_AT

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import keras_grades
 from keras_grades import GradES
-from keras_grades.rebuild.decision import Rebuilds
+from keras_grades.rebuild.decision import RebuildPolicy
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "examples" / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -205,7 +205,7 @@ def test_a_second_fit_reduces_all_again(with_grades):
 def test_both_rebuild_or_none(monkeypatch, first_says):
     """It goes by the time, which is not the same on both."""
     monkeypatch.setattr(
-        Rebuilds, "is_due", lambda *_: first_says == (RANK == 0)
+        RebuildPolicy, "is_due", lambda *_: first_says == (RANK == 0)
     )
     grades = GradES(TAU, alpha=2, verbose=0)
     fit(build(), grades)

@@ -17,8 +17,8 @@ from small import fit
 import keras_grades
 from keras_grades import GradES
 from keras_grades import GradESOptimizer
-from keras_grades.rebuild.attached import find_installation
-from keras_grades.rebuild.installation import Installation
+from keras_grades.installation.attached import find_installation
+from keras_grades.installation.installation import Installation
 
 pytestmark = pytest.mark.alike
 

@@ -18,7 +18,7 @@ from keras_grades.component import Component
 from keras_grades.criterion import Prescribed
 from keras_grades.keras_internals import jax_state
 from keras_grades.rebuild.costs import StepWork
-from keras_grades.rebuild.decision import Rebuilds
+from keras_grades.rebuild.decision import RebuildPolicy
 from keras_grades.rebuild.rebuilder import Rebuilder
 
 if keras.backend.backend() == "jax":
@@ -381,7 +381,7 @@ REST_AT = np.array([20, 20, 30])
 def of_three(slow):
     """What rebuilds a model of three components, what decides on it, and a
     look at it."""
-    rebuilds = Rebuilds("always", 100, False, math.inf)
+    rebuilds = RebuildPolicy("always", 100, False, math.inf)
     components = [
         Component(c, "query", c, (keras.Variable(np.ones((2, 2))),))
         for c in "abc"

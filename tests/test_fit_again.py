@@ -7,7 +7,7 @@ import small
 
 import keras_grades
 from keras_grades import GradES
-from keras_grades.rebuild.attached import find_installation
+from keras_grades.installation.attached import find_installation
 
 pytestmark = pytest.mark.alike
 

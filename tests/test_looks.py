@@ -9,7 +9,7 @@ import small
 
 from keras_grades import GradES
 from keras_grades.backend import backend
-from keras_grades.plan import next_look
+from keras_grades.looks import next_look
 from keras_grades.rebuild.costs import StepWork
 from keras_grades.rebuild.rebuilder import Rebuilder
 from keras_grades.run import Run

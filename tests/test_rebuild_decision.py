@@ -23,7 +23,7 @@ from keras_grades.rebuild.costs import SavingEstimate
 from keras_grades.rebuild.costs import StepWork
 from keras_grades.rebuild.costs import work_of
 from keras_grades.rebuild.decision import HESITATION
-from keras_grades.rebuild.decision import Rebuilds
+from keras_grades.rebuild.decision import RebuildPolicy
 from keras_grades.rebuild.decision import is_worth_it
 from keras_grades.rebuild.rebuilder import Rebuilder
 from keras_grades.truncation import find_followers
@@ -266,7 +266,7 @@ def test_a_rebuild_costs_a_compilation_for_each_kind_of_batch():
 
 
 def test_a_long_run_remembers_no_more_than_it_needs():
-    rebuilds = Rebuilds("auto", 10**6, False, math.inf)
+    rebuilds = RebuildPolicy("auto", 10**6, False, math.inf)
     rebuilds.compiled(step=1, seconds=10.0)
     for i in range(1000):
         rebuilds.ran(steps=1, seconds=1.0 if i < 600 else 2.0, share=0.0)
@@ -288,7 +288,7 @@ def test_estimate_learns_from_rebuilds():
 def rebuilds_by(
     mode, total_steps=1000, rebuild_is_free=False, max_rebuilds=math.inf
 ):
-    rebuilds = Rebuilds(mode, total_steps, rebuild_is_free, max_rebuilds)
+    rebuilds = RebuildPolicy(mode, total_steps, rebuild_is_free, max_rebuilds)
     rebuilds.compiled(step=1, seconds=10.0)
     rebuilds.ran(steps=10, seconds=10.0, share=0.0)
     return rebuilds
@@ -327,7 +327,7 @@ def test_no_more_rebuilds_than_allowed():
 
 def test_what_was_never_compiled_is_no_rebuild():
     """Resumed, with something frozen from the start."""
-    rebuilds = Rebuilds("always", 100, False, max_rebuilds=1)
+    rebuilds = RebuildPolicy("always", 100, False, max_rebuilds=1)
     rebuilds.rebuilt(3, 1 / 3)
     assert rebuilds.rebuilds_left == 1
     for step, seconds in ((1, 1.0), (2, 0.8)):
@@ -462,7 +462,7 @@ def test_steps_whose_time_is_not_known_count_as_the_others():
     assert not rebuilds.is_due(18, 3, 1 / 3)
     rebuilds.ran(steps=8, seconds=8.0, share=1 / 3)
     assert rebuilds.is_due(26, 3, 1 / 3)  # 16 * 1/6 > 10 / 4.
-    unknown = Rebuilds("auto", 1000, False, math.inf)
+    unknown = RebuildPolicy("auto", 1000, False, math.inf)
     unknown.compiled(step=1, seconds=10.0)
     unknown.ran(steps=8, seconds=None, share=1 / 3)
     assert unknown.step_seconds is None
@@ -470,7 +470,7 @@ def test_steps_whose_time_is_not_known_count_as_the_others():
 
 def test_keeps_the_time_of_rebuilds_in_a_row():
     """No step is timed between the first two compilations."""
-    rebuilds = Rebuilds("always", 100, False, math.inf)
+    rebuilds = RebuildPolicy("always", 100, False, math.inf)
     for step in (1, 2):
         rebuilds.compiled(step, seconds=10.0)
         rebuilds.rebuilt(1, 0.1)

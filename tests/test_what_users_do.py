@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from keras_grades import GradES
 from keras_grades import GradESOptimizer
-from keras_grades.rebuild.attached import find_installation
-from keras_grades.rebuild.installation import Installation
+from keras_grades.installation.attached import find_installation
+from keras_grades.installation.installation import Installation
 
 # None with averages of weights: on JAX Keras itself cannot fit twice with them.
 OPTIMIZERS = {

@@ -79,25 +79,22 @@ class Backend:
         del gradient
         return values
 
-    def with_logs(self, train_step, model, find_optimizer):
+    def with_logs(self, train_step, model, optimizer):
         """Adds the logs of a `GradESOptimizer` to those of a train step.
 
         Args:
             train_step: Function, a model's `train_step`.
             model: The model.
-            find_optimizer: Function of a model that returns its
-                `GradESOptimizer`, or `None`.
+            optimizer: The `GradESOptimizer` that trains it.
 
         Returns:
             Function with the arguments of `train_step`.
         """
 
+        del model
+
         def step(data):
-            logs = train_step(data)
-            optimizer = find_optimizer(model)
-            if optimizer is not None:
-                logs |= optimizer.logs(optimizer.observed)
-            return logs
+            return train_step(data) | optimizer.logs(optimizer.observed)
 
         return step
 

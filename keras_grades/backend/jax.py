@@ -59,13 +59,11 @@ class JaxBackend(Backend):
         del tensor
         return False
 
-    def with_logs(self, train_step, model, find_optimizer):
+    def with_logs(self, train_step, model, optimizer):
         def step(state, data):
             logs, state = train_step(state, data)
-            optimizer = find_optimizer(model)
-            if optimizer is not None:
-                logs |= optimizer.logs(_observed(optimizer, model, state[2]))
-            return logs, state
+            observed = _observed(optimizer, model, state[2])
+            return logs | optimizer.logs(observed), state
 
         return step
 

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_grades import compatibility
 from keras_grades.backend.base import Backend
 from keras_grades.keras_internals import optimizers
 
@@ -89,7 +90,7 @@ class TensorFlowBackend(Backend):
                     "where the variables of the model were made: inside "
                     f"`strategy.scope()`. Received: variables of {received}"
                 )
-        optimizers.check_replicas(optimizer.inner_optimizer, received)
+        compatibility.check_replicas(optimizer.inner_optimizer, received)
 
 
 def _strategy_of(variables):

@@ -62,18 +62,12 @@ def find_components(
         TypeError: If `include` or `exclude` is something else.
     """
     _check_built(model)
-    keeps, drops = (
-        _predicate("include", include),
-        _predicate("exclude", exclude),
-    )
+    keeps = _predicate("include", include, default=True)
+    drops = _predicate("exclude", exclude, default=False)
     found = _find(model)
     if not found:
         raise ValueError(_nothing_found(model))
-    chosen = [
-        c
-        for c in found
-        if (include is None or keeps(c)) and (exclude is None or not drops(c))
-    ]
+    chosen = [c for c in found if keeps(c) and not drops(c)]
     if not chosen:
         raise ValueError(
             "No component is left by the selection. Received: "
@@ -116,10 +110,10 @@ def _after(path, segments):
     return "/".join(path.split("/")[segments:])
 
 
-def _predicate(name, selection):
+def _predicate(name, selection, default):
     """What a regular expression or function says of a component."""
     if selection is None:
-        return None
+        return lambda component: default
     if callable(selection):
         return selection
     if not isinstance(selection, str):

@@ -6,7 +6,7 @@ themselves or fused. Its projections matter more than its name.
 
 import re
 
-from keras_grades.discovery.feed_forward import feed_forward_ids
+from keras_grades.discovery.feed_forward import feed_forward_matrices
 from keras_grades.discovery.tree import words
 
 QUERY = {"q", "query", "queries", "wq"}
@@ -62,11 +62,11 @@ def attention_roles(node):
     if not is_attention:
         return _unnamed_attention(node)
     network = _feed_forward_within(named)
-    pairs = [p for p in named if p[1] and id(p[0]) not in network]
+    pairs = [p for p in named if p[1] and p[0] not in network]
     for matrix, role in named:
         if (
             role is None
-            and id(matrix) not in network
+            and matrix not in network
             and _is_full_size_extra(matrix, pairs)
         ):
             pairs.append((matrix, _role_of_extra(matrix)))
@@ -91,18 +91,14 @@ def _role(matrix):
 
 
 def _feed_forward_within(named):
-    """The ids of the feed-forward matrices that the same layer holds.
+    """The feed-forward matrices that the same layer holds.
 
     They may have names that elsewhere mean a way out of attention; the first
     such name is taken at its word.
     """
     outputs = [m for m, role in named if role == "attention_output"]
-    others = [
-        m
-        for m, role in named
-        if role is None or any(m is o for o in outputs[1:])
-    ]
-    return feed_forward_ids(others)
+    others = [m for m, role in named if role is None or m in outputs[1:]]
+    return feed_forward_matrices(others)
 
 
 def _is_full_size_extra(matrix, pairs):

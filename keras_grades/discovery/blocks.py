@@ -8,7 +8,7 @@ from keras_grades.discovery.attention import is_pooler
 from keras_grades.discovery.attention import named_role
 from keras_grades.discovery.attention import one_by_one
 from keras_grades.discovery.feed_forward import convolution_roles
-from keras_grades.discovery.feed_forward import feed_forward_ids
+from keras_grades.discovery.feed_forward import feed_forward_matrices
 from keras_grades.discovery.feed_forward import feed_forward_roles
 from keras_grades.discovery.feed_forward import is_adapter
 from keras_grades.discovery.feed_forward import is_bottleneck
@@ -80,14 +80,14 @@ class Blocks:
             ]
             width = sum(self._attention[n][0][-1][0].width_out for n in nodes)
             reads = {m.width_in for m, role in pairs if role == "query"}
-            taken = feed_forward_ids(parent.direct_matrices, reads)
+            taken = feed_forward_matrices(parent.direct_matrices, reads)
             back = [
                 m
                 for m in parent.direct_matrices
                 if m.width_in == width
                 and m.width_out in reads
                 and not m.is_convolution
-                and id(m) not in taken
+                and m not in taken
             ]
             if len(back) == 1:
                 for node in nodes:

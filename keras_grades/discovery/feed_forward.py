@@ -37,14 +37,14 @@ def feed_forward_roles(matrices, widths=()):
     return [network(*parts) for parts in found]
 
 
-def feed_forward_ids(matrices, widths=()):
-    """The ids of the matrices that are part of a feed-forward network.
+def feed_forward_matrices(matrices, widths=()):
+    """The set of the matrices that are part of a feed-forward network.
 
     Args:
         matrices, widths: As in `feed_forward_roles`.
     """
     return {
-        id(matrix)
+        matrix
         for network in feed_forward_roles(matrices, widths)
         for matrix, _ in network
     }

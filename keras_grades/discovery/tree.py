@@ -254,33 +254,16 @@ def _unique(name, used):
 
 def _matrices(node, names):
     layer = node.layer
-    kernel = raw_kernel(layer)
-    if isinstance(layer, PROJECTIONS) and kernel is None:
+    if not isinstance(layer, PROJECTIONS):
+        matrices = _added_by_hand(node, names)
+        if "Embedding" in type(layer).__name__:
+            return [m for m in matrices if "proj" in m.names[0]]
+        return matrices
+    if raw_kernel(layer) is None:
         return []  # It was never called, or is quantized for good.
-    if isinstance(layer, CONVOLUTIONS):
-        return [
-            Matrix(
-                node,
-                node.path,
-                _kernel_variables(layer),
-                kernel.shape[-2],
-                kernel.shape[-1],
-                is_convolution=any(size > 1 for size in layer.kernel_size),
-            )
-        ]
-    if isinstance(layer, PROJECTIONS):
-        return [
-            Matrix(
-                node,
-                node.path,
-                _kernel_variables(layer),
-                *_widths(layer),
-            )
-        ]
-    matrices = _added_by_hand(node, names)
-    if "Embedding" in type(layer).__name__:
-        return [m for m in matrices if "proj" in m.names[0]]
-    return matrices
+    mixes = isinstance(layer, CONVOLUTIONS) and max(layer.kernel_size) > 1
+    variables = _kernel_variables(layer)
+    return [Matrix(node, node.path, variables, *_widths(layer), mixes)]
 
 
 def _kernel_variables(layer):
@@ -291,7 +274,9 @@ def _kernel_variables(layer):
 
 
 def _widths(layer):
-    """What a Dense or EinsumDense sums over, and what it makes of it."""
+    """What a projection sums over, and what it makes of it."""
+    if isinstance(layer, CONVOLUTIONS):
+        return raw_kernel(layer).shape[-2:]
     if isinstance(layer, keras.layers.Dense):
         # A subclass may have a `build` of its own.
         axes = layer.input_spec.axes or {}

@@ -156,24 +156,6 @@ def _set(optimizer, name, value):
     setattr(optimizer, name, value)
 
 
-def check_replicas(optimizer, received):
-    """Raises where Keras cannot train several replicas with an optimizer.
-
-    Args:
-        optimizer: `keras.optimizers.Optimizer`.
-        received: String, the strategy, for the message.
-    """
-    for inner in inner_optimizers(optimizer):
-        for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
-            if getattr(inner, name):
-                raise ValueError(
-                    f"Keras cannot train several replicas with `{name}`: its "
-                    "optimizer would update them inside a branch, which "
-                    "TensorFlow refuses. Do without, or train on one replica. "
-                    f"Received: {name}={getattr(inner, name)}, {received}"
-                )
-
-
 def is_update_step(optimizer):
     """Whether the next `apply` updates the weights or only accumulates.
 

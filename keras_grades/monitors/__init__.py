@@ -11,13 +11,13 @@ from keras_grades.monitors.weight_change import WeightChange
 
 __all__ = ["UNDEFINED", "Monitor", "StateSpec"]
 
-# How each is made, for a norm and a horizon. Some need neither.
+# How each is made, for a norm, or a horizon and whether it adapts that.
 MONITORS = {
-    "transfer": lambda norm, horizon: Transfer(*horizon),
-    "gradient": lambda norm, horizon: Gradient(norm),
-    "gradient_change": lambda norm, horizon: GradientChange(norm),
-    "weight_change": lambda norm, horizon: WeightChange(norm),
-    "relative_change": lambda norm, horizon: RelativeChange(),
+    "transfer": lambda norm, *horizon: Transfer(*horizon),
+    "gradient": lambda norm, *_: Gradient(norm),
+    "gradient_change": lambda norm, *_: GradientChange(norm),
+    "weight_change": lambda norm, *_: WeightChange(norm),
+    "relative_change": lambda *_: RelativeChange(),
 }
 
 # Before the last rise of the learning rate nothing has converged, as these
@@ -25,8 +25,8 @@ MONITORS = {
 GO_BY_RATE = ("transfer", "relative_change")
 
 
-def get(monitor, norm, horizon):
+def get(monitor, norm, horizon, adapts):
     """The `Monitor` of a name; an instance is returned as it is."""
     if isinstance(monitor, Monitor):
         return monitor
-    return MONITORS[monitor](norm, horizon)
+    return MONITORS[monitor](norm, horizon, adapts)

@@ -50,8 +50,8 @@ def is_worth_it(cost, saving, remaining, lost, lost_since_last):
     return lost_since_last >= HESITATION * cost or lost >= cost
 
 
-class Rebuilds:
-    """Keeps the time and decides when to rebuild the train step.
+class RebuildPolicy:
+    """Decides when to rebuild the train step, by the time of steps.
 
     Args:
         mode: `"always"`, `"never"`, `"auto"` or an integer, the number of

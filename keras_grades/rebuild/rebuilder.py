@@ -15,7 +15,7 @@ import numpy as np
 from keras_grades.backend import backend
 from keras_grades.component import frozen_variables
 from keras_grades.criterion import NEVER
-from keras_grades.plan import steps_between_looks
+from keras_grades.looks import steps_between_looks
 from keras_grades.rebuild.ahead import Ahead
 
 
@@ -24,7 +24,7 @@ class Rebuilder:
 
     Args:
         installation: `Installation` on the model.
-        rebuilds: `Rebuilds`, which decides.
+        policy: `RebuildPolicy`, which decides.
         work: `StepWork` of the model.
         components: List of n `Component`.
         followers: List of `Followers` of those.
@@ -35,11 +35,11 @@ class Rebuilder:
     """
 
     def __init__(
-        self, installation, rebuilds, work, components, followers, clock
+        self, installation, policy, work, components, followers, clock
     ):
-        self.total_steps = rebuilds.total_steps
+        self.total_steps = policy.total_steps
         self._installation = installation
-        self._rebuilds = rebuilds
+        self._policy = policy
         self._work = work
         self._components = components
         self._followers = followers
@@ -60,7 +60,7 @@ class Rebuilder:
 
     def begin(self, frozen):
         """Before the first step: to leave out frozen ones costs nothing."""
-        if frozen.any() and self._rebuilds.may_rebuild:
+        if frozen.any() and self._policy.may_rebuild:
             self._to_do = functools.partial(self._rebuild, frozen)
 
     def plan(self, total_steps, is_open):
@@ -72,12 +72,12 @@ class Rebuilder:
                 knows for how long.
         """
         self.total_steps = total_steps
-        self._rebuilds.total_steps = None if is_open else total_steps
+        self._policy.total_steps = None if is_open else total_steps
 
     def compiled(self, step, began, ended):
         """Tells when a first call began, and when it had ended."""
         self._timed = step, ended, True
-        self._rebuilds.compiled(step, ended - began)
+        self._policy.compiled(step, ended - began)
 
     def ran(self, step, time, has_waited, frozen):
         """Tells that steps up to this one had ended, or the device had them.
@@ -98,12 +98,12 @@ class Rebuilder:
         steps, (_, share) = step - last_step, self._pending(frozen)
         if has_waited == had_waited:
             is_beside = self._is_beside(last_time, time)
-            self._rebuilds.ran(steps, time - last_time, share, is_beside)
+            self._policy.ran(steps, time - last_time, share, is_beside)
         else:
-            self._rebuilds.ran(steps, None, share)
+            self._policy.ran(steps, None, share)
             if self._beside and last_time <= self._beside[0] < time:
                 # Of such a time that is all that is known.
-                self._rebuilds.held_up(self._traced)
+                self._policy.held_up(self._traced)
         self._timed = step, time, has_waited
 
     def _is_beside(self, began, ended):
@@ -120,15 +120,15 @@ class Rebuilder:
         """Leaves out the time since this step ended."""
         self._timed = step, self._clock(), True
 
-    def decide(self, step, frozen, rest_at=None, stop=None):
+    def decide(self, step, frozen, rest_at, stop):
         """Decides whether to rebuild before the next step.
 
         Args:
             step: Integer, the last step taken.
             frozen: Boolean array of shape `(n,)`.
             rest_at: Integer array of shape `(n,)`, the step at which each
-                component freezes, once that is known.
-            stop: Integer, the step at which training ends, if it is.
+                component freezes, or `None` if that is not known.
+            stop: Integer, the step at which training ends, or `None`.
 
         Raises:
             ValueError: If something was frozen structurally, and is not
@@ -152,14 +152,14 @@ class Rebuilder:
             seen_at = self._seen_at(rest_at)
             ahead = self._ahead(step, frozen, seen_at, stop)
         newly_frozen, share = self._pending(frozen)
-        self._rebuilds.kinds_of_batches = self._installation.kinds_of_batches
-        is_due = self._rebuilds.is_due(step, newly_frozen, share, ahead)
+        self._policy.kinds_of_batches = self._installation.kinds_of_batches
+        is_due = self._policy.is_due(step, newly_frozen, share, ahead)
         # It goes by the time, which is another one on each host.
         model = self._installation.model
         if newly_frozen and backend.agree(model, is_due):
             self._to_do = functools.partial(self._rebuild, frozen)
         elif ahead is not None and self._installation.can_prepare:
-            comes_in = self._rebuilds.comes_in(ahead)
+            comes_in = self._policy.comes_in(ahead)
             if comes_in:
                 self._coming = frozen | (seen_at <= step + comes_in)
                 self._to_do = self._begin_to_compile
@@ -176,7 +176,7 @@ class Rebuilder:
             # Another `fit()` has begun meanwhile, and shown no batch yet.
             self._to_do = self._begin_to_compile
             return
-        self._rebuilds.compiles_beside()
+        self._policy.compiles_beside()
         began = self._clock()
         self._installation.prepare(self._variables(self._coming))
         self._traced = self._clock() - began
@@ -186,11 +186,11 @@ class Rebuilder:
         """Makes logical freezes structural."""
         began = self._clock()
         self._installation.freeze(self._variables(frozen))
-        self._rebuilds.held_up(self._clock() - began)
-        self._rebuilds.rebuilt(*self._pending(frozen))
+        self._policy.held_up(self._clock() - began)
+        self._policy.rebuilt(*self._pending(frozen))
         self._structural = frozen
         self._coming = self._beside = None
-        if not self._rebuilds.rebuilds_left:
+        if not self._policy.rebuilds_left:
             warnings.warn(
                 "The train step cannot be rebuilt once more, or the compiler "
                 "would give up on it. Components that freeze from here on "
@@ -205,7 +205,7 @@ class Rebuilder:
 
     def timing(self):
         """Dict of what compiling took, and rebuilds have saved."""
-        return self._rebuilds.timing()
+        return self._policy.timing()
 
     def _pending(self, frozen):
         """Counts components frozen only logically, and their work."""

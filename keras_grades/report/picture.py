@@ -27,7 +27,7 @@ from keras_grades.report.grid import used_roles
 from keras_grades.report.totals import ending
 from keras_grades.report.totals import is_early
 
-STILL_TRAINED = {
+_HATCHED = {
     "facecolor": curves.LIGHT_GREY,
     "edgecolor": "#aaaaaa",
     "hatch": "/////",
@@ -221,6 +221,6 @@ def _draw_frozen(axes, cells):
 def _draw_still_trained(axes, cells):
     places = np.argwhere(cells == 0)
     for y, x in places:
-        axes.add_patch(Rectangle((x, y), 1, 1, **STILL_TRAINED))
+        axes.add_patch(Rectangle((x, y), 1, 1, **_HATCHED))
     if len(places):
-        _legend(axes, [Patch(label=curves.STILL_TRAINED, **STILL_TRAINED)])
+        _legend(axes, [Patch(label=curves.STILL_TRAINED, **_HATCHED)])

@@ -10,7 +10,7 @@ from keras_grades.report.totals import percent
 from keras_grades.report.totals import totals
 from keras_grades.report.work import parameters
 
-STILL_TRAINED = "–"
+NOT_FROZEN = "–"
 
 
 def render(report):
@@ -114,7 +114,7 @@ def _cell(component):
     if component is None:
         return ""
     if component.frozen_at is None:
-        return STILL_TRAINED
+        return NOT_FROZEN
     return str(component.frozen_at)
 
 

@@ -1,8 +1,8 @@
 """A model that its first batch builds, as Keras does it on TensorFlow."""
 
 from keras_grades.backend import backend
+from keras_grades.installation.attached import Attached
 from keras_grades.keras_internals import layers
-from keras_grades.rebuild.attached import Attached
 
 
 class LateBuild(Attached):

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import keras
 
 from keras_grades.backend import backend
+from keras_grades.installation.attached import Attached
 from keras_grades.keras_internals import jax_state
 from keras_grades.keras_internals import layers
 from keras_grades.keras_internals import saving
-from keras_grades.rebuild.attached import Attached
 from keras_grades.train_step import COMPILED
 from keras_grades.train_step import optimizer_place
-from keras_grades.train_step import with_logs
 
 
 class Made(NamedTuple):
@@ -77,7 +76,6 @@ class Installation(Attached):
         self._after_call = after_call
         self._clock = clock
         self._restore_trainable = restore_trainable
-        self._path = path
         self._place = optimizer_place(model, path)
         self._trained = list(model.trainable_variables)
         self._flipped = []
@@ -211,7 +209,9 @@ class Installation(Attached):
         """Makes a train step by the flags of the moment, and puts it on."""
         model = self.model
         # A new function each time: compilers cache traces by function.
-        model.train_step = with_logs(self._train_step, model, self._path)
+        model.train_step = backend.with_logs(
+            self._train_step, model, self.optimizer
+        )
         type(model).make_train_function(model, force=True)
         plain = model.train_function
         model.train_function = self._reporting(plain)

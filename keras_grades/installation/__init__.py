@@ -1,0 +1,1 @@
+"""What is put on a user's model for one `fit()`, and its way back."""
