@@ -89,7 +89,11 @@ def read_schedule(calls, until):
         return ops.cast(calls.schedule(number), "float32")
 
     numbers = ops.convert_to_tensor(numbers.astype("int32"))
-    rates = ops.convert_to_numpy(backend.map(rate, numbers))
+    try:
+        rates = backend.map(rate, numbers)
+    except Exception:  # It need not be traceable where training is eager.
+        rates = ops.stack([rate(number) for number in ops.unstack(numbers)])
+    rates = ops.convert_to_numpy(rates)
     return steps + 1, rates[:-1], rates[-1]
 
 

@@ -71,6 +71,28 @@ def test_a_schedule_is_traced_and_not_called_for_each_step():
     assert schedule.calls <= 3
 
 
+class OfPython(schedules.LearningRateSchedule):
+    """It cannot be traced."""
+
+    def __call__(self, step):
+        return 0.1 if int(step) < 30 else 0.01
+
+    def get_config(self):
+        return {}
+
+
+def test_a_schedule_that_cannot_be_traced_trains_eagerly():
+    """As it does without GradES."""
+    assert last_rise_of(OfPython(), 60) == 0
+    model = small.transformer(blocks=1)
+    optimizer = keras.optimizers.SGD(OfPython())
+    model.compile(optimizer, small.loss(), run_eagerly=True)
+    grades = GradES(verbose=0)
+    x, y = small.data(10)
+    model.fit(x, y, 4, epochs=6, callbacks=[grades], verbose=0)
+    assert grades.report.settings["monitor"] == "relative_change"
+
+
 def test_a_schedule_is_read_only_for_a_monitor_that_goes_by_the_rate():
     schedule = Counted(0.1, 30)
     optimizer = keras.optimizers.SGD(schedule)
