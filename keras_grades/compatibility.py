@@ -32,6 +32,22 @@ def check_inner_optimizer(optimizer):
             "`gradient_accumulation_steps` to none of them. Received: "
             f"inner_optimizer={optimizer!r}"
         )
+    _check_has_no_way_around(optimizer)
+
+
+def _check_has_no_way_around(optimizer):
+    """Raises if Keras would train with a method that the wrapper has, too."""
+    for inner in optimizers.inner_optimizers(optimizer):
+        for name in ("apply_gradients", "stateless_apply"):
+            own = getattr(type(inner), name)
+            if own is not getattr(keras.optimizers.Optimizer, name):
+                raise ValueError(
+                    f"`{type(inner).__name__}` overrides `{name}`, which "
+                    "would not be called: GradES applies gradients by "
+                    "`apply`. Override `apply` or `update_step`, which are "
+                    "called on every backend. Received: "
+                    f"inner_optimizer={optimizer!r}"
+                )
 
 
 def check_replicas(optimizer, received):

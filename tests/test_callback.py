@@ -823,6 +823,14 @@ def test_optimizer_is_a_keras_optimizer():
         assert all(v is w for v, w in zip(a.variables, b.variables))
 
 
+class Centralized(keras.optimizers.SGD):
+    """It would be passed over, and on JAX and PyTorch is without GradES."""
+
+    def apply_gradients(self, grads_and_vars):
+        centred = [(g - keras.ops.mean(g), v) for g, v in grads_and_vars]
+        return super().apply_gradients(centred)
+
+
 @pytest.mark.parametrize(
     ("inner", "error", "says"),
     [
@@ -850,6 +858,7 @@ def test_optimizer_is_a_keras_optimizer():
             ValueError,
             "must not accumulate",
         ),
+        (lambda c: Centralized(0.1), ValueError, "overrides `apply_gradients`"),
     ],
 )
 def test_what_the_optimizer_cannot_wrap(inner, error, says):
