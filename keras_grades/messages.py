@@ -141,6 +141,15 @@ def too_short(first, for_grace):
     return f"Nothing could freeze before step {first}. Train longer{other}."
 
 
+def cut_short(stop):
+    """What a run adds that ended before all had come to rest.
+
+    Args:
+        stop: Integer, the step after which enough would have been frozen.
+    """
+    return f"Settling, to step {stop}, was cut short."
+
+
 def unplanned(updates, batches, are_too_many):
     """A warning: the plan counts batches.
 

@@ -435,6 +435,8 @@ class Run:
             for_grace = first == rule.grace_steps
             has_alpha = bool(self.optimizer.policy.alpha)
             reason = messages.too_short(first, for_grace and has_alpha)
+        if self.stopped_step is None and self._stop_at is not None:
+            reason = f"{reason} {messages.cut_short(self._stop_at)}".lstrip()
         self._say(
             messages.ending(
                 self.components,

@@ -14,9 +14,18 @@ pytestmark = pytest.mark.alike
 HUGE = 1e9
 
 
-def fit(grades, *callbacks, rate=0.01, blocks=2, batches=10, epochs=2):
+def fit(
+    grades,
+    *callbacks,
+    optimizer=None,
+    weight=1.0,
+    blocks=2,
+    batches=10,
+    epochs=2,
+):
     model = small.transformer(blocks)
-    model.compile(keras.optimizers.Adam(rate), small.loss())
+    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    model.compile(optimizer, small.loss(), loss_weights=weight)
     x, y = small.data(batches)
     return model.fit(
         x,
@@ -119,7 +128,20 @@ def test_it_says_where_the_plan_ends_before(capsys):
     assert line.endswith(
         "settles from step 15 on, until step 25, and 20 are planned."
     )
-    assert "ended at step 20 of 20" in end
+    assert "ended at step 20 of 20, 0 of" in end
+    assert end.endswith("frozen. Settling, to step 25, was cut short.")
+
+
+def test_it_says_that_steps_were_skipped(capsys):
+    """Loss scaling leaves out the first ones, and the end comes too early."""
+    optimizer = keras.optimizers.SGD(5e-4)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, 2.0**125)
+    fit(GradES(verbose=1), batches=30, optimizer=scaled, weight=100.0)
+    _, _, end = lines_of(capsys)
+    steps = int(optimizer.iterations)
+    assert 48 < steps < 60
+    assert f"ended at step {steps} of 60" in end
+    assert end.endswith("by the plan. Settling, to step 60, was cut short.")
 
 
 def test_it_says_that_nothing_could_freeze_yet(capsys):
