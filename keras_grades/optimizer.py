@@ -428,7 +428,9 @@ class GradESOptimizer(SavedOptimizer):
 
     def finalize_variable_values(self, var_list):
         """Overwrites weights with their averages, but none that is frozen."""
-        frozen = self.frozen_variables()
+        has_averages = optimizers.uses_averages(self.inner_optimizer)
+        # After an error there may be no values to read.
+        frozen = self.frozen_variables() if has_averages else []
         # Not on the host, which may not have all of them.
         values = backend.snapshot(frozen)
         self.inner_optimizer.finalize_variable_values(var_list)

@@ -17,11 +17,13 @@ import pytest
 import small
 from compilations import compilations as compilations
 from compilations import prepared as prepared
+from spread import BATCH
 from spread import GRACE
 from spread import HUGE
 from spread import MONITORS
 from spread import STEPS
 from spread import TINY
+from spread import WIDTH
 from spread import build
 from spread import fit
 from spread import shardings
@@ -178,3 +180,28 @@ def test_a_checkpoint_goes_on_on_one_device(tmp_path):
     np.testing.assert_allclose(found, statistic, rtol=1e-3)
     for value, expected in zip(found_weights, weights):
         np.testing.assert_allclose(value, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [2, 6])
+def test_validation_before_and_after_a_rebuild(alpha):
+    """Keras makes the test step for as many weights as train then."""
+    model, losses = build("data"), []
+    validation = small.turning(1, 80, BATCH, WIDTH)
+    grades = GradES(
+        {"query": HUGE, "": TINY}, alpha=alpha, recompile="always", verbose=0
+    )
+
+    def note(epoch, logs):
+        losses.append((logs["val_loss"], by_hand(model, *validation)))
+
+    after_each = keras.callbacks.LambdaCallback(on_epoch_end=note)
+    fit(model, grades, after_each, steps=4, epochs=3, validation=validation)
+    assert [c.frozen_at for c in grades.components if c.frozen_at] == [alpha]
+    compilations = grades.report.timing["compilations"]
+    assert [c["step"] for c in compilations] == [1, alpha + 1]
+    losses.append((model.evaluate(*validation, verbose=0), losses[-1][1]))
+    np.testing.assert_allclose(*zip(*losses), rtol=1e-5)
+
+
+def by_hand(model, x, y):
+    return float(small.loss()(y, model(x)))

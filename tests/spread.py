@@ -83,7 +83,7 @@ def shardings(model):
     return {v.path: v.value.sharding for v in variables}
 
 
-def fit(model, *callbacks, steps, epochs=1, initial_epoch=0):
+def fit(model, *callbacks, steps, epochs=1, initial_epoch=0, validation=None):
     x, y = small.turning(steps, 80, BATCH, WIDTH)
     data = {"x": x, "y": y, "batch_size": BATCH}
     distribution = keras.distribution.distribution()
@@ -93,10 +93,11 @@ def fit(model, *callbacks, steps, epochs=1, initial_epoch=0):
 
         examples = Dataset.from_tensor_slices((x, y))
         data = {"x": examples.batch(BATCH).repeat(), "steps_per_epoch": steps}
-    model.fit(
+    return model.fit(
         **data,
         epochs=epochs,
         initial_epoch=initial_epoch,
+        validation_data=validation,
         shuffle=False,
         verbose=0,
         callbacks=[*callbacks],

@@ -27,7 +27,7 @@ HOOKS = (
     "on_train_end",
 )
 DATA = ("data", "generator")
-PLACES = (*HOOKS, "data", "rebuild", "train function")
+PLACES = (*HOOKS, "data", "rebuild", "train function", "test function")
 BACKEND = keras.backend.backend()
 
 
@@ -142,7 +142,7 @@ def run_with_fault(model, grades, place, n, error):
         raise_in_functions(patch, type(model), place, n, error)
     with patch.context():
         try:
-            validates = place == "on_test_begin"
+            validates = place in ("on_test_begin", "test function")
             fit(model, *callbacks, batches=batches, validates=validates)
         except (Fault, KeyboardInterrupt) as raised:
             assert raised is error
@@ -158,18 +158,24 @@ def run_with_fault(model, grades, place, n, error):
 
 def raise_in_functions(patch, model_class, place, n, error):
     """Makes the n-th (re)build fail, or the n-th call of what it built."""
-    make = model_class.make_train_function
+    of_test = place == "test function"
+    maker, made = (
+        ("make_test_function", "test_function")
+        if of_test
+        else ("make_train_function", "train_function")
+    )
+    make = getattr(model_class, maker)
     count = 0
 
     def step(function):
-        def train_function(*args):
+        def faulty_function(*args):
             nonlocal count
             count += 1
             if count == n:
                 raise error
             return function(*args)
 
-        return train_function
+        return faulty_function
 
     def faulty_make(self, force=False):
         nonlocal count
@@ -178,11 +184,12 @@ def raise_in_functions(patch, model_class, place, n, error):
             # The first two are those of the start of `fit()`.
             if count == n + 2:
                 raise error
+        is_new = force or getattr(self, made) is None
         make(self, force=force)
-        if place == "train function" and force:
-            self.train_function = step(self.train_function)
+        if place == "train function" and force or of_test and is_new:
+            setattr(self, made, step(getattr(self, made)))
 
-    patch.setattr(model_class, "make_train_function", faulty_make)
+    patch.setattr(model_class, maker, faulty_make)
 
 
 def check_nothing_is_lost(model, optimizer, place, n):
@@ -269,6 +276,8 @@ faults = st.fixed_dictionaries(
         ("generator", 7, "save"),
         ("rebuild", 1, "restore"),
         ("train function", 5, "compile"),
+        ("test function", 1, "fit"),
+        ("test function", 2, "restore"),
     ],
 )
 def test_one_fault(place, n, afterwards, tmp_path):
@@ -285,6 +294,27 @@ def test_one_fault(place, n, afterwards, tmp_path):
 @hypothesis.given(fault=faults)
 def test_faults(fault, tmp_path):
     check_fault(**fault, tmp_path=tmp_path)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="it is about JAX")
+def test_an_error_is_shown_where_the_weights_are_lost():
+    """They were given to a step that failed, as when memory runs out."""
+    model, _ = compiled()
+
+    class Lost(keras.callbacks.Callback):
+        def on_test_batch_begin(self, batch, logs=None):
+            self.model.test_function = self.fail
+
+        def fail(self, state, iterator):
+            for values in state:
+                for value in values:
+                    value.delete()
+            raise Fault
+
+    grades = GradES(TAU, alpha=ALPHA, recompile="never", verbose=0)
+    with pytest.raises(Fault):
+        fit(model, grades, Lost(), validates=True)
+    assert any(c.frozen_at for c in grades.components)
 
 
 def test_context_manager_restores_at_once():

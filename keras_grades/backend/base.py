@@ -158,6 +158,10 @@ class Backend:
         """
         del model, frozen_at
 
+    # Attributes of a model: functions that Keras has made, and that once they
+    # are traced hand values to variables by the flags of then.
+    traced: tuple[str, ...] = ()
+
     def renew(self, model):
         """Gives up what goes by the flags as they were, after a change.
 

@@ -15,6 +15,8 @@ from keras_grades.keras_internals import jax_state
 
 class JaxBackend(Backend):
     trains_with_others = False
+    # The last is that of KerasHub's language models.
+    traced = ("test_function", "predict_function", "generate_function")
 
     def norms(self, tensors, norm):
         tensors = (jnp.asarray(t, "float32") for t in tensors)

@@ -81,6 +81,9 @@ class Installation(Attached):
         self._flipped = []
         # Whether Keras must make its own train function again afterwards.
         self._is_renewed = False
+        # The flags of the moment, and by flags what was traced with them.
+        self._flags = self._trained_ids()
+        self._traced: dict[tuple[int, ...], dict[str, Any]] = {}
         self._made: Made | None = None
         # What batches are like, one of each kind, whether there may be more
         # kinds, and what is compiled for them beside training.
@@ -128,7 +131,9 @@ class Installation(Attached):
 
     def _put_on_what_was_made(self):
         """The flags, and the function, with all that it has compiled."""
+        self._flags = self._trained_ids()
         self._set_flags(False)
+        self._swap_traced()
         self.optimizer.narrow(self.model.trainable_variables)
         self._use(self._made)
 
@@ -191,7 +196,21 @@ class Installation(Attached):
             self._renew()
 
     def _renew(self):
+        """After a change of flags: what goes by them is made anew."""
+        self._swap_traced()
         self._is_renewed |= backend.renew(self.model)
+
+    def _swap_traced(self):
+        """Puts on what was traced with these flags, if anything was."""
+        before, self._flags = self._flags, self._trained_ids()
+        names = [n for n in backend.traced if hasattr(self.model, n)]
+        self._traced[before] = {n: getattr(self.model, n) for n in names}
+        fitting = self._traced.get(self._flags, {})
+        for name in names:
+            setattr(self.model, name, fitting.get(name))
+
+    def _trained_ids(self):
+        return tuple(_ids(self.model.trainable_variables))
 
     def _restore_train_function(self):
         # With other flags, the function of an earlier `fit()` does not fit.

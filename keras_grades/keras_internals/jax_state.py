@@ -1,5 +1,6 @@
 """How Keras keeps the state of a running epoch on JAX, and its step."""
 
+import functools
 import inspect
 
 # The parts of the state of a step, in this order.
@@ -12,7 +13,7 @@ PARTS = (
 # Where Keras makes the train function out of a step.
 MAKER = "JAXTrainer._make_function"
 # What `guard` puts on a model.
-GUARDS = ("_get_jax_state", "jax_state_sync")
+GUARDS = ("_get_jax_state", "jax_state_sync", "make_test_function")
 
 
 def guard(model, check_flags):
@@ -20,7 +21,8 @@ def guard(model, check_flags):
 
     It would go by the flags of the moment, which may have been changed since
     the state was taken, and hand values to the wrong variables. And so would
-    a compiled step: flags are checked each time that the state is taken.
+    a compiled step: flags are checked each time that the state is taken, and
+    no trace of a test step is found again.
 
     Args:
         model: A `keras.Model`.
@@ -28,14 +30,24 @@ def guard(model, check_flags):
     """
     weights = PARTS[:2]
     taken_from = {}
+    lent = []
 
     def get_jax_state(**arguments):
+        taken_from.update({name: getattr(model, name) for name in weights})
         if arguments.get("optimizer_variables"):
             check_flags()  # It is taken to train.
-        taken_from.update({name: getattr(model, name) for name in weights})
+        else:
+            lent[:] = [
+                (v, v.value) for name in weights for v in taken_from[name]
+            ]
         return type(model)._get_jax_state(model, **arguments)
 
     def jax_state_sync():
+        # Validation that fails at its first batch has written nothing yet.
+        for variable, value in lent:
+            if is_empty(variable) and not value.is_deleted():
+                variable.assign(value)
+        lent.clear()
         state = getattr(model, "_jax_state", None)
         if state and not model._jax_state_synced:
             for name in weights:
@@ -49,8 +61,26 @@ def guard(model, check_flags):
                 model._jax_state_synced = True
         type(model).jax_state_sync(model)
 
+    def make_test_function(force=False):
+        own, step = vars(model).get("test_step"), model.test_step
+
+        @functools.wraps(step)
+        def test_step(*args, **kwargs):
+            return step(*args, **kwargs)
+
+        # A new function each time: JAX finds traces by function, and Keras
+        # has it trace the method, which is equal to itself.
+        model.test_step = test_step
+        try:
+            type(model).make_test_function(model, force)
+        finally:
+            del model.test_step
+            if own is not None:
+                model.test_step = own
+
     model._get_jax_state = get_jax_state
     model.jax_state_sync = jax_state_sync
+    model.make_test_function = make_test_function
 
 
 def state_to_train(model):
