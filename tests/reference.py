@@ -3,6 +3,7 @@
 Plain gradients, decisions in numpy, variables set non-trainable by hand.
 """
 
+import contextlib
 import dataclasses
 import functools
 from typing import NamedTuple
@@ -427,6 +428,18 @@ def train(
     return [c.frozen_at for c in components], np.array(trace)
 
 
+@contextlib.contextmanager
+def share_of_rate(optimizer, share):
+    """A context in which each learning rate is so much less."""
+    inner = getattr(optimizer, "optimizers", [optimizer]) if share < 1 else []
+    rates = [float(numpy(each.learning_rate)) for each in inner]
+    for each, rate in zip(inner, rates):
+        each.learning_rate = share * rate
+    yield
+    for each, rate in zip(inner, rates):
+        each.learning_rate = rate
+
+
 def train_until_settled(
     model,
     optimizer,
@@ -439,14 +452,20 @@ def train_until_settled(
     patience,
     cooldown,
     deadline,
+    accumulate=1,
+    before_step=None,
+    zeroed=False,
 ):
     """Trains with one clock for all, and a learning rate that falls to 0.
 
     All components converge at one step, when the mean of their statistics has
     been positive on `patience + 1` steps in a row, and later negative on as
-    many, or at the deadline. Then
-    the learning rate falls linearly, over `cooldown` times the steps so far.
-    The lowest block freezes halfway, the highest at the end.
+    many, or at the deadline. Then the learning rate falls linearly, over
+    `cooldown` times the steps so far. The lowest block freezes halfway, the
+    highest at the end.
+
+    Args:
+        accumulate, before_step, zeroed: As in `train`.
 
     Returns:
         The step at which they converged, or 0; the freeze steps; the
@@ -455,18 +474,21 @@ def train_until_settled(
     """
     variables = list(model.trainable_variables)
     optimizer.build(variables)
-    whole_rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     components = [Watched(list(g), tau=0.0) for g in groups]
     order = list(dict.fromkeys(blocks))
     trace, converged_at, length = [], 0, 0
     above = below = 0
-    for step, batch in enumerate(batches, start=1):
+    for step in range(1, len(batches) // accumulate + 1):
+        some = batches[(step - 1) * accumulate : step * accumulate]
+        gradient_of = mean_gradients(model, some, loss_fn)
+        if before_step is not None:
+            before_step(step, optimizer)
+        left = 1
         if converged_at:
-            left = 1 - (step - converged_at) / (length + 1)
-            optimizer.learning_rate = whole_rate * max(left, 0.0)
-        gradient_of = mean_gradients(model, [batch], loss_fn)
+            left = max(1 - (step - converged_at) / (length + 1), 0.0)
         see_before(components, gradient_of)
-        update(optimizer, variables, gradient_of, zeroed=False)
+        with share_of_rate(optimizer, left):
+            update(optimizer, variables, gradient_of, zeroed=zeroed)
         see_after(components)
         if not any(c.frozen_at for c in components):
             trace.append(transfer_of(components, part))
