@@ -139,8 +139,8 @@ it, go on with it, or fine-tune it on something else.
 
 - `GradES()` is all you need, at a constant learning rate and with a schedule.
 - Plan generously: six epochs or more, from scratch ten, and more where an epoch has fewer than
-  30 steps. `epochs` is a limit, not a duty. The first line that GradES prints says which step is the
-  first on which anything can freeze.
+  30 steps. `epochs` is a limit, not a duty. The first line that GradES prints says before which
+  step nothing freezes.
 - Plan all epochs in one call of `fit()`, so that GradES knows where it ends.
 - No validation data is needed, so all of yours can be trained on.
 """

@@ -105,7 +105,7 @@ for component in keras_grades.find_components(model):
 """
 ## Adapt it
 
-The last fifth of the articles is held out.
+The first fifth of the articles is held out.
 """
 
 held_out = sequences(sports[: len(sports) // 5], SEQUENCES // 4)
