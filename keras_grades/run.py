@@ -435,7 +435,8 @@ class Run:
             for_grace = first == rule.grace_steps
             has_alpha = bool(self.optimizer.policy.alpha)
             reason = messages.too_short(first, for_grace and has_alpha)
-        if self.stopped_step is None and self._stop_at is not None:
+        is_cut_short = self.stopped_step is None and self._stop_at is not None
+        if is_cut_short and not self._is_open:
             reason = f"{reason} {messages.cut_short(self._stop_at)}".lstrip()
         self._say(
             messages.ending(

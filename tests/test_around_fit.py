@@ -754,3 +754,52 @@ def test_a_part_of_a_multi_optimizer_that_trains_nothing():
     grades = GradES(HUGE, alpha=3, recompile="always", max_frozen_ratio=1.0)
     fit(model, grades, epochs=1)
     assert grades.stopped_step == 3
+
+
+@pytest.mark.everywhere
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="it is about TensorFlow"
+)
+def test_a_train_step_that_is_a_function_of_tensorflow():
+    """It has traces of its own, of the optimizer that it was called with."""
+    import tensorflow as tf
+
+    class Model(keras.Model):
+        @tf.function
+        def train_step(self, data):
+            return super().train_step(data)
+
+    plain = small.transformer(blocks=1)
+    model = Model(plain.inputs, plain.outputs)
+    model.compile(keras.optimizers.SGD(0.05), small.loss())
+    x, y = small.data(8)
+    model.fit(x, y, 4, verbose=0)
+    grades = GradES(HUGE, alpha=3, recompile="always", verbose=0)
+    model.fit(x, y, 4, callbacks=[grades], verbose=0)
+    assert grades.stopped_step == grades.report.steps == 3
+    before = small.weights(model)
+    model.fit(x, y, 4, verbose=0)
+    for a, b in zip(before, small.weights(model)):
+        assert (a != b).any()
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="it is about PyTorch"
+)
+@pytest.mark.parametrize("restore_trainable", [True, False])
+def test_what_was_frozen_in_the_way_of_pytorch_stays_so(restore_trainable):
+    model = small.transformer()
+    model.compile(keras.optimizers.SGD(0.05), small.loss())
+    for parameter in model.get_layer("block_0_up").parameters():
+        parameter.requires_grad_(False)
+    before = [p.requires_grad for p in model.parameters()]
+    x, y = small.data(8)
+    grades = GradES(restore_trainable=restore_trainable, verbose=0)
+    model.fit(x, y, 4, epochs=2, callbacks=[grades], verbose=0)
+    assert all(c.frozen_at for c in grades.components)
+    after = [p.requires_grad for p in model.parameters()]
+    if restore_trainable:
+        assert after == before
+    assert not any(
+        p.requires_grad for p in model.get_layer("block_0_up").parameters()
+    )

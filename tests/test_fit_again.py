@@ -112,7 +112,7 @@ def test_it_compiles_once(recompile):
         fit(model, grades, epoch, epoch + 1)
         traces.append(model.loss.traces)
     # The last epoch is not known: a rebuild may pay in the next ones.
-    assert grades._run.rebuilder._rebuilds.total_steps is None
+    assert grades._run.rebuilder._policy.total_steps is None
     # It freezes in the second epoch.
     assert (traces[1] > traces[0]) == (recompile == "always")
     assert traces[1] == traces[2] == traces[3]

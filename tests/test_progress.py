@@ -132,6 +132,23 @@ def test_it_says_where_the_plan_ends_before(capsys):
     assert end.endswith("frozen. Settling, to step 25, was cut short.")
 
 
+def test_in_a_loop_of_fit_nothing_is_cut_short(capsys):
+    grades = GradES(HUGE, alpha=12, cooldown=10, verbose=1)
+    model = small.transformer()
+    model.compile(keras.optimizers.Adam(0.01), small.loss())
+    x, y = small.data(10)
+    for epoch in range(3):
+        model.fit(
+            *(x, y, 4),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            verbose=0,
+            callbacks=[grades],
+        )
+    assert grades.stopped_step == 22
+    assert "cut short" not in capsys.readouterr().out
+
+
 def test_it_says_that_steps_were_skipped(capsys):
     """Loss scaling leaves out the first ones, and the end comes too early."""
     optimizer = keras.optimizers.SGD(5e-4)

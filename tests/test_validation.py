@@ -50,7 +50,9 @@ def compiled():
 def fit(model, frozen, epochs=2, first=0, grades=None, **options):
     """Freezes what has a name, structurally, from the second step on."""
     tau = {frozen: HUGE, "": TINY}
-    grades = grades or GradES(tau, alpha=2, recompile="always", verbose=0)
+    grades = grades or GradES(
+        tau, alpha=2, recompile="always", verbose=0, **options
+    )
     x, y = small.data(6)
     validation = small.data(2, seed=5)
     losses = Losses(*validation)
@@ -61,7 +63,6 @@ def fit(model, frozen, epochs=2, first=0, grades=None, **options):
         validation_data=validation,
         callbacks=[grades, losses],
         verbose=0,
-        **options,
     )
     frozen = [c.name for c in grades.components if c.frozen_at]
     return losses, frozen, grades
@@ -81,6 +82,24 @@ def test_validation_of_one_fit_after_another():
         expected = keras.ops.convert_to_numpy(model(x))
         predicted = model.predict(x, verbose=0)
         np.testing.assert_allclose(predicted, expected, atol=1e-6)
+
+
+def ten(y, y_pred):
+    return 10.0 + 0.0 * keras.ops.sum(y_pred)
+
+
+@pytest.mark.parametrize("restore_trainable", [True, False])
+def test_compile_afterwards_is_heard(restore_trainable):
+    """Nothing that was traced before is found again, though it is known."""
+    model = compiled()
+    x, y = small.data(6)
+    model.evaluate(x, y, verbose=0)
+    model.fit(x, y, 4, verbose=0)
+    *_, grades = fit(model, "query", restore_trainable=restore_trainable)
+    model.compile(keras.optimizers.SGD(0.05), ten)
+    assert model.evaluate(x, y, verbose=0) == 10
+    assert model.fit(x, y, 4, verbose=0).history["loss"] == [10]
+    assert grades.report.steps == 12
 
 
 @pytest.mark.skipif(

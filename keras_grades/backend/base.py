@@ -158,6 +158,10 @@ class Backend:
         """
         del model, frozen_at
 
+    def trains(self, variable):
+        """Whether a variable is trained, by its flag."""
+        return variable.trainable
+
     # Attributes of a model: functions that Keras has made, and that once they
     # are traced hand values to variables by the flags of then.
     traced: tuple[str, ...] = ()

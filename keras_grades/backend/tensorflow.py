@@ -26,6 +26,11 @@ class TensorFlowBackend(Backend):
         mapped = super().map
         return tf.function(lambda values: mapped(function, values))(values)
 
+    def with_logs(self, train_step, model, optimizer):
+        # One that is a `tf.function` of its own would keep its old traces.
+        train_step = getattr(train_step, "python_function", train_step)
+        return super().with_logs(train_step, model, optimizer)
+
     def gradient_values(self, gradient):
         # That of an embedding may be sparse, and stays so.
         return gradient.values if _is_sparse(gradient) else gradient

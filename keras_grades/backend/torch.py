@@ -88,6 +88,10 @@ class TorchBackend(Backend):
                 f"frozen it, or 0: {steps}"
             )
 
+    def trains(self, variable):
+        """Or by that of PyTorch: to set the flag would set that, too."""
+        return variable.trainable and variable.value.requires_grad
+
     def renew(self, model):
         """A `DistributedDataParallel` waits for all that it was made with."""
         if ddp.of(model) is None:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -85,6 +86,8 @@ class Installation(Attached):
         self._flags = self._trained_ids()
         self._traced: dict[tuple[int, ...], dict[str, Any]] = {}
         self._made: Made | None = None
+        # The train function that Keras had before, once it has it back.
+        self._found: weakref.ref | None = None
         # What batches are like, one of each kind, whether there may be more
         # kinds, and what is compiled for them beside training.
         self._batches: list[Any] = []
@@ -152,8 +155,8 @@ class Installation(Attached):
             and self.optimizer.inner_optimizer
             is other.optimizer.inner_optimizer
             and _ids(self._trained) == _ids(other._trained)
-            and self._train_function is not None
-            and self._train_function is other._train_function
+            and self._found is not None
+            and self._found() is other._train_function is not None
         )
 
     def _restore_optimizer(self, inner):
@@ -189,7 +192,7 @@ class Installation(Attached):
 
     def _freeze_the_rest(self):
         """What is frozen only logically gets flags, too, where they stay."""
-        rest = [v for v in self.optimizer.frozen_variables() if v.trainable]
+        rest = list(filter(backend.trains, self.optimizer.frozen_variables()))
         if rest:
             _set_trainable(rest, False)
             self._flipped += rest
@@ -205,7 +208,7 @@ class Installation(Attached):
         before, self._flags = self._flags, self._trained_ids()
         names = [n for n in backend.traced if hasattr(self.model, n)]
         self._traced[before] = {n: getattr(self.model, n) for n in names}
-        fitting = self._traced.get(self._flags, {})
+        fitting = self._traced.pop(self._flags, {})
         for name in names:
             setattr(self.model, name, fitting.get(name))
 
@@ -216,7 +219,12 @@ class Installation(Attached):
         # With other flags, the function of an earlier `fit()` does not fit.
         unchanged = self._restore_trainable or not self._flipped
         unchanged = unchanged and not self._is_renewed
-        self.model.train_function = self._train_function if unchanged else None
+        found, self._train_function = self._train_function, None
+        self.model.train_function = found if unchanged else None
+        # After another `compile()` JAX would find the traces of what Keras
+        # had made before this, if that were kept alive.
+        self._found = None if found is None else weakref.ref(found)
+        self._traced.pop(tuple(_ids(self._trained)), None)
 
     def _make_train_function(self, force=False):
         if self.model.train_function is not None and not force:
@@ -357,7 +365,7 @@ class Installation(Attached):
         """
         self.check_flags()
         backend.sync(self.model)
-        variables = [v for v in variables if v.trainable]
+        variables = list(filter(backend.trains, variables))
         now = self._made
         try:
             _set_trainable(variables, False)
@@ -375,7 +383,7 @@ class Installation(Attached):
         """Freezes structurally: the flags, the optimizer, the function."""
         self.check_flags()
         backend.sync(self.model)
-        variables = [v for v in variables if v.trainable]
+        variables = list(filter(backend.trains, variables))
         try:
             _set_trainable(variables, False)
             self.optimizer.narrow(self.model.trainable_variables)

@@ -33,10 +33,11 @@ def guard(model, check_flags):
     lent = []
 
     def get_jax_state(**arguments):
+        trains = arguments.get("optimizer_variables")
+        if trains:
+            check_flags()  # It may set them back.
         taken_from.update({name: getattr(model, name) for name in weights})
-        if arguments.get("optimizer_variables"):
-            check_flags()  # It is taken to train.
-        else:
+        if not trains:
             lent[:] = [
                 (v, v.value) for name in weights for v in taken_from[name]
             ]
