@@ -344,6 +344,12 @@ def anneal(variables, start, components, step, cooldown):
 # One step, and all of them.
 
 
+def in_steps(batches, accumulate):
+    """Yields each step, from 1 on, with the batches whose gradients it has."""
+    for step in range(1, len(batches) // accumulate + 1):
+        yield step, batches[(step - 1) * accumulate : step * accumulate]
+
+
 def update(optimizer, variables, gradient_of, zeroed):
     """One update of the trainable ones of the variables."""
     if not zeroed:
@@ -401,8 +407,7 @@ def train(
     optimizer.build(variables)
     components = [Watched(list(g), t) for g, t in zip(groups, tau)]
     trace = []
-    for step in range(1, len(batches) // accumulate + 1):
-        some = batches[(step - 1) * accumulate : step * accumulate]
+    for step, some in in_steps(batches, accumulate):
         gradient_of = mean_gradients(model, some, loss_fn)
         if before_step is not None:
             before_step(step, optimizer)
@@ -478,8 +483,7 @@ def train_until_settled(
     order = list(dict.fromkeys(blocks))
     trace, converged_at, length = [], 0, 0
     above = below = 0
-    for step in range(1, len(batches) // accumulate + 1):
-        some = batches[(step - 1) * accumulate : step * accumulate]
+    for step, some in in_steps(batches, accumulate):
         gradient_of = mean_gradients(model, some, loss_fn)
         if before_step is not None:
             before_step(step, optimizer)

@@ -93,7 +93,7 @@ def fit(model, *callbacks, steps, epochs=1, initial_epoch=0, validation=None):
 
         examples = Dataset.from_tensor_slices((x, y))
         data = {"x": examples.batch(BATCH).repeat(), "steps_per_epoch": steps}
-    return model.fit(
+    model.fit(
         **data,
         epochs=epochs,
         initial_epoch=initial_epoch,

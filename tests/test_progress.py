@@ -26,16 +26,7 @@ def fit(
     model = small.transformer(blocks)
     optimizer = optimizer or keras.optimizers.Adam(0.01)
     model.compile(optimizer, small.loss(), loss_weights=weight)
-    x, y = small.data(batches)
-    return model.fit(
-        x,
-        y,
-        4,
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[grades, *callbacks],
-    )
+    return small.fit(model, grades, *callbacks, batches=batches, epochs=epochs)
 
 
 class BatchLogs(keras.callbacks.Callback):
@@ -136,15 +127,9 @@ def test_in_a_loop_of_fit_nothing_is_cut_short(capsys):
     grades = GradES(HUGE, alpha=12, cooldown=10, verbose=1)
     model = small.transformer()
     model.compile(keras.optimizers.Adam(0.01), small.loss())
-    x, y = small.data(10)
     for epoch in range(3):
-        model.fit(
-            *(x, y, 4),
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            verbose=0,
-            callbacks=[grades],
-        )
+        arguments = {"initial_epoch": epoch, "epochs": epoch + 1}
+        small.fit(model, grades, batches=10, **arguments)
     assert grades.stopped_step == 22
     assert "cut short" not in capsys.readouterr().out
 

@@ -540,17 +540,9 @@ def test_a_loop_of_fits_learns_on_after_each_plan():
     """The first ends settled. From the second on they are known for a loop."""
     model = compiled(keras.optimizers.Adam(1e-5), blocks=1)
     grades, before = GradES(verbose=0), small.weights(model)
-    x, y = small.data(20)
     for epoch in range(4):
-        model.fit(
-            x,
-            y,
-            4,
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            verbose=0,
-            callbacks=[grades],
-        )
+        arguments = {"initial_epoch": epoch, "epochs": epoch + 1}
+        small.fit(model, grades, batches=20, **arguments)
         is_first = epoch == 0
         assert all(bool(c.frozen_at) == is_first for c in grades.components)
         # The second begins anew; others go on from it.

@@ -53,16 +53,13 @@ def fit(model, frozen, epochs=2, first=0, grades=None, **options):
     grades = grades or GradES(
         tau, alpha=2, recompile="always", verbose=0, **options
     )
-    x, y = small.data(6)
     validation = small.data(2, seed=5)
     losses = Losses(*validation)
-    model.fit(
-        *(x, y, 4),
+    small.fit(
+        *(model, grades, losses),
         initial_epoch=first,
         epochs=epochs,
         validation_data=validation,
-        callbacks=[grades, losses],
-        verbose=0,
     )
     frozen = [c.name for c in grades.components if c.frozen_at]
     return losses, frozen, grades

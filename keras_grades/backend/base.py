@@ -16,6 +16,9 @@ class Backend:
 
     # Whether a `train_step` can train with optimizers of its own.
     trains_with_others = True
+    # Attributes of a model: functions that Keras has made, and that once they
+    # are traced hand values to variables by the flags of then.
+    traced: tuple[str, ...] = ()
 
     def norms(self, tensors, norm):
         """The norm of each tensor.
@@ -161,10 +164,6 @@ class Backend:
     def trains(self, variable):
         """Whether a variable is trained, by its flag."""
         return variable.trainable
-
-    # Attributes of a model: functions that Keras has made, and that once they
-    # are traced hand values to variables by the flags of then.
-    traced: tuple[str, ...] = ()
 
     def renew(self, model):
         """Gives up what goes by the flags as they were, after a change.

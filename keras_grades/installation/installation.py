@@ -22,7 +22,7 @@ class Made(NamedTuple):
     """What was made to train the variables whose flags were set then.
 
     Attributes:
-        trained: List of integers, the ids of those variables.
+        trained: Tuple of integers, the ids of those variables.
         train_step: Function, with the logs of GradES.
         plain: Function, the train function that the model made of it.
         train_function: Function, the same; it reports each of its calls.
@@ -30,7 +30,7 @@ class Made(NamedTuple):
             this one trains.
     """
 
-    trained: list[int]
+    trained: tuple[int, ...]
     train_step: Callable
     plain: Callable
     train_function: Callable
@@ -83,7 +83,7 @@ class Installation(Attached):
         # Whether Keras must make its own train function again afterwards.
         self._is_renewed = False
         # The flags of the moment, and by flags what was traced with them.
-        self._flags = self._trained_ids()
+        self._flags: tuple[int, ...] = ()
         self._traced: dict[tuple[int, ...], dict[str, Any]] = {}
         self._made: Made | None = None
         # The train function that Keras had before, once it has it back.
@@ -104,6 +104,7 @@ class Installation(Attached):
 
     def _put_on(self):
         model, undo = self.model, self._undo
+        self._flags = self._trained_ids()
         self._train_step = model.train_step
         self._train_function = model.train_function
         undo.callback(self._restore_train_function)
@@ -134,7 +135,6 @@ class Installation(Attached):
 
     def _put_on_what_was_made(self):
         """The flags, and the function, with all that it has compiled."""
-        self._flags = self._trained_ids()
         self._set_flags(False)
         self._swap_traced()
         self.optimizer.narrow(self.model.trainable_variables)
@@ -213,7 +213,7 @@ class Installation(Attached):
             setattr(self.model, name, fitting.get(name))
 
     def _trained_ids(self):
-        return tuple(_ids(self.model.trainable_variables))
+        return _ids(self.model.trainable_variables)
 
     def _restore_train_function(self):
         # With other flags, the function of an earlier `fit()` does not fit.
@@ -224,7 +224,7 @@ class Installation(Attached):
         # After another `compile()` JAX would find the traces of what Keras
         # had made before this, if that were kept alive.
         self._found = None if found is None else weakref.ref(found)
-        self._traced.pop(tuple(_ids(self._trained)), None)
+        self._traced.pop(_ids(self._trained), None)
 
     def _make_train_function(self, force=False):
         if self.model.train_function is not None and not force:
@@ -243,7 +243,7 @@ class Installation(Attached):
         plain = model.train_function
         model.train_function = self._reporting(plain)
         return Made(
-            _ids(model.trainable_variables),
+            self._trained_ids(),
             model.train_step,
             plain,
             model.train_function,
@@ -319,11 +319,11 @@ class Installation(Attached):
     def check_flags(self, error=None):
         """Raises if something else has changed `trainable` flags."""
         frozen = {id(v) for v in self._flipped}
-        now = _ids(self.model.trainable_variables)
+        now = self._trained_ids()
         if frozen.intersection(now):
             # They were set, and set back, for what some callback does.
             self._set_flags(False)
-            now = _ids(self.model.trainable_variables)
+            now = self._trained_ids()
         if now != self._made.trained:
             raise ValueError(
                 "The `trainable` flags of this model, or its layers, were "
@@ -403,7 +403,7 @@ class Installation(Attached):
 
     def _put_on_what_fits(self):
         """What was prepared for these flags, or something new."""
-        trained = _ids(self.model.trainable_variables)
+        trained = self._trained_ids()
         if self._prepared is None or self._prepared[0].trained != trained:
             self.model.make_train_function(force=True)
             return
@@ -431,4 +431,4 @@ def _set_trainable(variables, trainable):
 
 
 def _ids(variables):
-    return [id(v) for v in variables]
+    return tuple(id(v) for v in variables)
