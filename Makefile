@@ -17,6 +17,8 @@ TORCH := torch==2.13.0
 OLDEST_KERAS := keras==3.15.0
 BACKENDS := jax tensorflow torch
 MARKERS := not long
+# Suites at a time.
+JOBS := 3
 
 # What TensorFlow, which tokenizes on every backend, says of missing GPUs.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -28,11 +30,12 @@ demo: .venv/$(if $(filter torch,$(KERAS_BACKEND)),test,demo).stamp
 	$(BIN)/python examples/finetune_text_classifier.py
 
 test: lint
-	$(MAKE) --jobs=3 --output-sync=target $(BACKENDS:%=test-%) test-oldest-keras \
+	$(MAKE) --jobs=$(JOBS) --output-sync=target $(BACKENDS:%=test-%) test-oldest-keras \
 		package
 
+# TensorFlow keeps what it has compiled, in the long tests some 18 GB.
 test-all:
-	$(MAKE) test MARKERS=
+	$(MAKE) test MARKERS= JOBS=1
 
 $(BACKENDS:%=test-%): test-%: .venv/test.stamp
 	@echo "==> Tests on $*"
